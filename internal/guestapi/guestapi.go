@@ -1,0 +1,147 @@
+// Package guestapi holds what the host and the guest program must agree on:
+// the name of the channel, the names of the requests that SSH has no verb for,
+// and their JSON payloads. It imports neither side.
+package guestapi
+
+import (
+	"net/netip"
+	"time"
+)
+
+// ChannelName is the name of the virtio-serial port that carries the guest
+// channel. The guest finds it under /sys/class/virtio-ports/*/name.
+const ChannelName = "org.smolvm.guest.0"
+
+// SSHPort is where the guest's SSH server listens on its network address.
+const SSHPort = 22
+
+// SSH global requests, host to guest. One that fails is refused with a Failure
+// as its payload.
+const (
+	// RequestConfigure gives the guest its Identity.
+	RequestConfigure = "configure@smolvm"
+	// RequestWatchListeners asks the guest to report its TCP listeners
+	// with RequestListeners, now and whenever they change. No payload.
+	RequestWatchListeners = "watch-listeners@smolvm"
+	// RequestPowerOff asks the guest to end its processes, sync its disk and
+	// power off. The reply comes before the work begins. No payload.
+	RequestPowerOff = "power-off@smolvm"
+)
+
+// RequestListeners is the SSH global request, guest to host, that carries
+// a Listeners. It wants no reply.
+const RequestListeners = "listeners@smolvm"
+
+// SSH channel types, opened by the host. They save round trips: the payload
+// travels with the opening, and its refusal is the answer.
+const (
+	// ChannelExec runs the Exec in its payload. It is accepted once the command
+	// has started, and refused with a Failure as the message if it cannot start.
+	// From there it behaves as a "session" channel: "signal", "exit-status" and
+	// "exit-signal" are those of SSH. Closing it kills the command.
+	ChannelExec = "exec@smolvm"
+	// ChannelPing is always refused, at once: that is the answer. Unlike a global
+	// request it never waits behind another request.
+	ChannelPing = "ping@smolvm"
+	// ChannelDial connects to a TCP address as the guest sees it. Its payload is
+	// a Dial.
+	ChannelDial = "direct-tcpip"
+)
+
+// MaxPayload bounds a request's payload, in bytes: what surely fits in one SSH
+// packet.
+const MaxPayload = 192 << 10
+
+// Dial is the payload of ChannelDial, in SSH's own encoding. The host "localhost"
+// means whichever loopback address has a listener.
+type Dial struct {
+	Host       string
+	Port       uint32
+	OriginHost string
+	OriginPort uint32
+}
+
+// ExitSignal is the payload of SSH's "exit-signal" request.
+type ExitSignal struct {
+	Signal     string // without "SIG"; a number if the signal has no name
+	CoreDumped bool
+	Message    string
+	Language   string
+}
+
+// Failure says why a request was refused.
+type Failure struct {
+	Error string `json:"error"`
+	Kind  Kind   `json:"kind,omitempty"`
+}
+
+// Kind sorts failures that callers tell apart.
+type Kind string
+
+// The kinds of failure. The zero Kind is any other.
+const (
+	KindNotExist   Kind = "not-exist"  // a file or directory does not exist
+	KindPermission Kind = "permission" // it may not be used so
+)
+
+// Identity is all that makes one guest differ from another. A guest boots
+// without one; the host sends it on every start. Receiving it twice is harmless.
+type Identity struct {
+	Hostname string    `json:"hostname"`
+	Time     time.Time `json:"time"`
+	// Entropy is credited to the guest's random number generator.
+	Entropy []byte   `json:"entropy"`
+	Network *Network `json:"network,omitempty"` // nil: loopback only
+	// HostKey is the PEM private key of the guest's SSH server on the network.
+	HostKey []byte `json:"host_key"`
+	// AuthorizedKeys are the keys, in authorized_keys format, that may log in
+	// there.
+	AuthorizedKeys []byte `json:"authorized_keys"`
+	// Env is set for every command, as "NAME=value".
+	Env []string `json:"env,omitempty"`
+	// GrowRoot asks for the root filesystem to be grown to the size of its disk.
+	GrowRoot bool `json:"grow_root,omitempty"`
+}
+
+// Network is the configuration of the guest's one Ethernet interface.
+type Network struct {
+	Address     netip.Prefix `json:"address"` // a /31 out of the pool, or user-mode's /24
+	Gateway     netip.Addr   `json:"gateway"`
+	Nameservers []netip.Addr `json:"nameservers"`
+	Search      []string     `json:"search,omitempty"`
+}
+
+// Exec is a command to run in the guest, as its root user.
+type Exec struct {
+	// Argv is the program and its arguments. The program is looked up in the
+	// command's PATH when it has no slash.
+	Argv []string `json:"argv"`
+	Dir  string   `json:"dir,omitempty"` // default: the user's home
+	Env  []string `json:"env,omitempty"` // on top of the guest's own
+	// Stdin tells that input will come; without it the command reads /dev/null.
+	Stdin bool `json:"stdin,omitempty"`
+}
+
+// ExitStatus is how a command ended.
+type ExitStatus struct {
+	// Code is the exit code, or 128 plus the signal's number if a signal ended
+	// the command.
+	Code int
+	// Signal is the name of the signal that ended the command, without "SIG".
+	// It is empty if the command exited by itself.
+	Signal string
+}
+
+// Scope tells from where a guest's listener can be reached.
+type Scope string
+
+// The scopes, from narrow to wide.
+const (
+	ScopeLoopback Scope = "loopback" // only from within the guest
+	ScopeNetwork  Scope = "network"  // on the guest's network address too
+)
+
+// Listeners are the guest's TCP listeners: the widest scope of each port.
+type Listeners struct {
+	TCP map[uint16]Scope `json:"tcp"`
+}
