@@ -1,0 +1,127 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/smolvm/smolvm/internal/image/cpio"
+)
+
+const (
+	initrdDir    = ".initrd"
+	initrdSuffix = ".cpio"
+	// initrdFormat changes when what is put into an initial filesystem does.
+	initrdFormat = "smolvm initrd 1"
+	// initrdUnused is how long an initial filesystem that nobody asks for is kept.
+	initrdUnused = 7 * 24 * time.Hour
+)
+
+// Initrd returns the path of the initial filesystem for a machine of the image: the
+// guest program as /init, the modules that booting needs below /modules, and
+// /modules.list with their paths, one a line, in the order in which to load them.
+//
+// It is made once for each image and guest program, and kept in the store's own
+// directory even if the image is a shared one.
+func (s *Store) Initrd(ctx context.Context, img *Image, guest []byte) (path string, err error) {
+	if len(guest) == 0 {
+		return "", errors.New("make initrd: guest program is empty")
+	}
+	dir, err := filepath.Abs(filepath.Join(s.dir, initrdDir))
+	if err != nil {
+		return "", fmt.Errorf("make initrd: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("make initrd: %w", err)
+	}
+	// Otherwise another process could find it unused for long just before it is used.
+	lock, err := lock(ctx, filepath.Join(dir, lockFile), func() {})
+	if err != nil {
+		return "", fmt.Errorf("make initrd: %w", err)
+	}
+	defer lock.Close() //nolint:errcheck // nothing was written to it
+	path = filepath.Join(dir, initrdKey(img, guest)+initrdSuffix)
+	now := time.Now()
+	if err := os.Chtimes(path, now, now); err == nil {
+		return path, nil
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("find initrd: %w", err)
+	}
+	var archive bytes.Buffer
+	if err := writeInitrd(&archive, img, guest); err != nil {
+		return "", fmt.Errorf("make initrd: %w", err)
+	}
+	if err := renameio.WriteFile(path, archive.Bytes(), 0o444, renameio.WithTempDir(dir)); err != nil {
+		return "", fmt.Errorf("write initrd: %w", err)
+	}
+	return path, prune(dir, now.Add(-initrdUnused))
+}
+
+// initrdKey names the initial filesystem by what it is made of. The image's ID stands
+// for the modules.
+func initrdKey(img *Image, guest []byte) string {
+	sum := sha256.New()
+	fmt.Fprintf(sum, "%s\n%s\n", initrdFormat, img.ID)
+	sum.Write(guest)
+	return hex.EncodeToString(sum.Sum(nil))
+}
+
+func writeInitrd(archive *bytes.Buffer, img *Image, guest []byte) error {
+	w := cpio.NewWriter(archive)
+	for _, dir := range []string{"dev", "proc", "sys", modulesDir} {
+		if err := w.Directory(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := w.File("init", 0o755, guest); err != nil {
+		return err
+	}
+	var list strings.Builder
+	for _, file := range img.Modules {
+		module, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		name := modulesDir + "/" + filepath.Base(file)
+		if err := w.File(name, 0o644, module); err != nil {
+			return err
+		}
+		list.WriteString("/" + name + "\n")
+	}
+	if err := w.File("modules.list", 0o644, []byte(list.String())); err != nil {
+		return err
+	}
+	return w.Close()
+}
+
+// prune removes the initial filesystems that nobody asked for since, and what killed
+// writers left. The caller has the lock.
+func prune(dir string, since time.Time) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("remove old initrds: %w", err)
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || e.Name() == lockFile {
+			continue
+		}
+		// Under the lock nobody else writes: a file of another name is no initrd.
+		if strings.HasSuffix(e.Name(), initrdSuffix) && !info.ModTime().Before(since) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+			return fmt.Errorf("remove old initrds: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,274 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	if role := os.Getenv(roleVariable); role != "" {
+		os.Exit(helper(role))
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func TestEnsure(t *testing.T) {
+	s, builds := fakeStore(t, nil)
+	if _, err := s.Get(fakeName); !errors.Is(err, ErrNotFound) {
+		t.Fatalf("Get before the build: %v", err)
+	}
+	var progress []Progress
+	img, err := s.Ensure(t.Context(), fakeName, func(p Progress) { progress = append(progress, p) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantFiles(t, s, currentLink, lockFile, img.ID)
+	if diff := cmp.Diff([]Progress{{"first", 0, 2}, {"second", 1, 2}}, progress); diff != "" {
+		t.Error(diff)
+	}
+	dir := filepath.Join(s.dir, fakeName, img.ID)
+	want := &Image{
+		Name: fakeName, ID: img.ID, Description: "a fake", Created: img.Created, KernelVersion: "1.2.3", Env: []string{"A=b"},
+		Dir: dir, Kernel: filepath.Join(dir, "vmlinux"), RootFS: filepath.Join(dir, "rootfs.ext4"), RootFSSize: int64(len("filesystem")),
+		Modules: []string{filepath.Join(dir, "modules", "b.ko"), filepath.Join(dir, "modules", "a.ko")},
+	}
+	if diff := cmp.Diff(want, img); diff != "" {
+		t.Error(diff)
+	}
+	if age := time.Since(img.Created); age < 0 || age > time.Minute {
+		t.Errorf("created %v ago", age)
+	}
+	for path, perm := range map[string]os.FileMode{img.Dir: 0o755, filepath.Dir(img.Modules[0]): 0o755, img.Kernel: 0o444, img.RootFS: 0o444, img.Modules[0]: 0o444} {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != perm {
+			t.Errorf("%s: mode %v, %v, want %v", path, info.Mode(), err, perm)
+		}
+	}
+	if size, err := img.DiskUsage(); err != nil || size < 4096 {
+		t.Errorf("DiskUsage: %d, %v", size, err)
+	}
+
+	for _, get := range []func() (*Image, error){
+		func() (*Image, error) { return s.Get(fakeName) },
+		func() (*Image, error) { return s.Ensure(t.Context(), fakeName, nil) },
+	} {
+		again, err := get()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(img, again); diff != "" {
+			t.Error(diff)
+		}
+	}
+	if n := countBuilds(t, builds); n != 1 {
+		t.Errorf("built %d times", n)
+	}
+	list, err := s.List()
+	if err != nil || len(list) != 1 || list[0].ID != img.ID {
+		t.Errorf("List: %v, %v", list, err)
+	}
+}
+
+func TestNames(t *testing.T) {
+	s, _ := fakeStore(t, nil)
+	for _, name := range []string{"", ".", "..", ".hidden", "a/b", "../a", "-a", "a-", "A", "a b", "ä", strings.Repeat("a", maxName+1)} {
+		if _, err := s.Get(name); !errors.Is(err, ErrInvalidName) {
+			t.Errorf("Get(%q): %v", name, err)
+		}
+		if _, err := s.Ensure(t.Context(), name, nil); !errors.Is(err, ErrInvalidName) {
+			t.Errorf("Ensure(%q): %v", name, err)
+		}
+	}
+	for _, name := range []string{"a", "debian", "debian-12.1_x", strings.Repeat("a", maxName)} {
+		if err := CheckName(name); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := s.Ensure(t.Context(), "unknown", nil); !errors.Is(err, ErrNotFound) {
+		t.Errorf("Ensure of what can't be built: %v", err)
+	}
+	if _, err := os.Stat(s.dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a refused name left something: %v", err)
+	}
+}
+
+func TestShared(t *testing.T) {
+	other, _ := fakeStore(t, nil)
+	shared, err := other.Ensure(t.Context(), fakeName, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, builds := fakeStore(t, nil)
+	s.shared = []string{filepath.Join(t.TempDir(), "absent"), other.dir}
+	img, err := s.Ensure(t.Context(), fakeName, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(shared, img); diff != "" {
+		t.Error(diff)
+	}
+	path, err := s.Initrd(t.Context(), img, []byte("guest"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(path, s.dir+"/") {
+		t.Errorf("initrd of a shared image is at %s", path)
+	}
+	if list, err := s.List(); err != nil || len(list) != 1 || list[0].Dir != shared.Dir {
+		t.Errorf("List: %v, %v", list, err)
+	}
+	if n := countBuilds(t, builds); n != 0 {
+		t.Errorf("built %d times what another store has", n)
+	}
+}
+
+func TestFailedBuild(t *testing.T) {
+	failure := errors.New("disk on fire")
+	fail := true
+	s, builds := fakeStore(t, func(context.Context, *Job) error {
+		if fail {
+			return failure
+		}
+		return nil
+	})
+	if _, err := s.Ensure(t.Context(), fakeName, nil); !errors.Is(err, failure) {
+		t.Fatalf("got %v", err)
+	}
+	wantFiles(t, s, lockFile)
+	fail = false
+	if _, err := s.Ensure(t.Context(), fakeName, nil); err != nil {
+		t.Fatal(err)
+	}
+	if n := countBuilds(t, builds); n != 2 {
+		t.Errorf("built %d times", n)
+	}
+}
+
+func TestAdopt(t *testing.T) {
+	s, builds := fakeStore(t, nil)
+	img, err := s.Ensure(t.Context(), fakeName, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As if the process had died between the rename and the link.
+	home := filepath.Join(s.dir, fakeName)
+	if err := os.Rename(filepath.Join(home, currentLink), filepath.Join(home, buildPrefix+currentLink)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Get(fakeName); !errors.Is(err, ErrNotFound) {
+		t.Fatalf("Get without a link: %v", err)
+	}
+	again, err := s.Ensure(t.Context(), fakeName, nil)
+	if err != nil || again.ID != img.ID || countBuilds(t, builds) != 1 {
+		t.Errorf("got %v, %v after %d builds", again, err, countBuilds(t, builds))
+	}
+	wantFiles(t, s, currentLink, lockFile, img.ID)
+}
+
+// TestDamaged takes away, one at a time, what an image consists of.
+func TestDamaged(t *testing.T) {
+	for _, file := range []string{kernelFile, rootFSFile, modulesDir + "/a.ko", manifestFile, ""} {
+		s, builds := fakeStore(t, nil)
+		img, err := s.Ensure(t.Context(), fakeName, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(filepath.Join(img.Dir, file)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Get(fakeName); !errors.Is(err, ErrNotFound) {
+			t.Errorf("Get without %q: %v", file, err)
+		}
+		if _, err := s.Ensure(t.Context(), fakeName, nil); err != nil {
+			t.Errorf("Ensure without %q: %v", file, err)
+		}
+		if n := countBuilds(t, builds); n != 2 {
+			t.Errorf("without %q: built %d times", file, n)
+		}
+	}
+}
+
+func TestBadRecord(t *testing.T) {
+	s, _ := fakeStore(t, nil)
+	img, err := s.Ensure(t.Context(), fakeName, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(img.Dir, manifestFile)
+	for _, text := range []string{"{", `{"id":"` + img.ID + `","modules":["../../x"]}`} {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Get(fakeName); err == nil || errors.Is(err, ErrNotFound) {
+			t.Errorf("record %q: %v", text, err)
+		}
+		if _, err := s.List(); err == nil {
+			t.Errorf("record %q: listed without an error", text)
+		}
+	}
+}
+
+func TestInitrd(t *testing.T) {
+	s, _ := fakeStore(t, nil)
+	img, err := s.Ensure(t.Context(), fakeName, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, err := s.Initrd(t.Context(), img, []byte("guest program"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"init\x00", "guest program", "modules/a.ko\x00", "module b", "/modules/b.ko\n/modules/a.ko\n", "TRAILER!!!"} {
+		if !bytes.Contains(archive, []byte(part)) {
+			t.Errorf("%q is not in the archive", part)
+		}
+	}
+	old := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(path, old, old); err != nil {
+		t.Fatal(err)
+	}
+	again, err := s.Initrd(t.Context(), img, []byte("guest program"))
+	if err != nil || again != path {
+		t.Errorf("second call: %s, %v", again, err)
+	}
+	info, err := os.Stat(path)
+	if err != nil || !info.ModTime().After(old) {
+		t.Errorf("a used initrd counts as unused: %v, %v", info.ModTime(), err)
+	}
+	// It has become old, and a new guest program comes.
+	old = time.Now().Add(-2 * initrdUnused)
+	if err := os.Chtimes(path, old, old); err != nil {
+		t.Fatal(err)
+	}
+	debris := filepath.Join(filepath.Dir(path), ".x.cpio123")
+	if err := os.WriteFile(debris, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	other, err := s.Initrd(t.Context(), img, []byte("other program"))
+	if err != nil || other == path {
+		t.Errorf("another program: %s, %v", other, err)
+	}
+	for _, gone := range []string{path, debris} {
+		if _, err := os.Stat(gone); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is still there: %v", gone, err)
+		}
+	}
+	if _, err := s.Initrd(t.Context(), img, nil); err == nil {
+		t.Error("an initrd without a guest program was made")
+	}
+}

@@ -1,0 +1,145 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/smolvm/smolvm/internal/image/apt"
+)
+
+// tree is the root filesystem of an image while it is still a directory.
+type tree struct {
+	job  *Job
+	host *host
+	dir  string
+}
+
+// kernelDebs is where the kernel's packages are put in the tree, for a while.
+const kernelDebs = "smolvm-kernel"
+
+// kernelHook downloads the kernel's packages while the package lists are still there. It
+// does not install them: what is wanted is a part of their files. $1 is the tree.
+// Ubuntu has the modules in a package of their own.
+const kernelHook = `set -eu
+export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
+mkdir "$1/` + kernelDebs + `"
+cd "$1/` + kernelDebs + `"
+image=$(apt-cache depends "$SMOLVM_KERNEL" | sed -n 's/^ *|\{0,1\}Depends: \(linux-image-[0-9][^ ]*\)$/\1/p' | head -n 1)
+test -n "$image" || { echo "package $SMOLVM_KERNEL names no kernel" >&2; exit 1; }
+modules="linux-modules-${image#linux-image-}"
+apt-cache show "$modules" >/dev/null 2>&1 || modules=
+apt-get --quiet --quiet download "$image" $modules
+`
+
+// dpkgOptions keep out what nobody reads in a virtual machine. They hold for packages
+// that are installed later, too.
+const dpkgOptions = `path-exclude=/usr/share/doc/*
+path-include=/usr/share/doc/*/copyright
+path-exclude=/usr/share/man/*
+path-exclude=/usr/share/info/*
+path-exclude=/usr/share/locale/*
+path-include=/usr/share/locale/locale.alias
+path-exclude=/usr/share/lintian/*
+path-exclude=/usr/share/linda/*
+`
+
+// bootstrap installs the packages into the tree.
+func (t *tree) bootstrap(ctx context.Context) error {
+	scratch, err := t.job.scratch()
+	if err != nil {
+		return fmt.Errorf("make scratch directory: %w", err)
+	}
+	sources := filepath.Join(scratch, "debian.sources")
+	settings := filepath.Join(scratch, "apt.conf")
+	dpkg := filepath.Join(scratch, "dpkg.cfg")
+	for path, data := range map[string][]byte{
+		sources:  apt.Format(t.host.sources),
+		settings: apt.FormatConfig(append([]apt.Setting{{Name: "Acquire::Retries", Value: "3"}}, t.host.settings...)),
+		dpkg:     []byte(dpkgOptions),
+	} {
+		// They are read under other identities too, whatever the umask is.
+		if err := errors.Join(os.WriteFile(path, data, 0o644), os.Chmod(path, 0o644)); err != nil {
+			return fmt.Errorf("write settings: %w", err)
+		}
+	}
+	mode, format, target := "root", "directory", t.dir
+	if !t.host.root {
+		mode, format, target = "unshare", "tar", t.dir+".tar"
+	}
+	_, err = t.job.run(ctx, command{
+		name: t.host.tools["mmdebstrap"],
+		args: []string{
+			"--mode=" + mode, "--format=" + format, "--variant=minbase",
+			"--include=" + strings.Join(includedPackages(), ","),
+			"--aptopt=" + settings, "--dpkgopt=" + dpkg, "--dpkgopt=force-unsafe-io", // nobody needs half a tree
+			"--customize-hook=" + kernelHook,
+			t.host.release.Codename, target, sources,
+		},
+		env:      []string{"TMPDIR=" + scratch, "HOME=" + scratch, "SMOLVM_KERNEL=" + kernelPackage(t.host.release)},
+		isolated: t.host.root,
+		line:     t.stage(),
+	})
+	if err != nil || t.host.root {
+		return err
+	}
+	return t.unpack(ctx, target)
+}
+
+// stage returns a function that follows mmdebstrap by the lines that it writes.
+func (t *tree) stage() func(line string) {
+	marks := []struct{ text, stage string }{
+		{"I: downloading packages", stageDownload},
+		{"I: extracting archives", stageUnpack},
+		{"I: installing essential packages", stageBase},
+		{"I: installing remaining packages", stagePrograms},
+		{"I: running --customize-hook", stageKernel},
+	}
+	return func(line string) {
+		for i, mark := range marks {
+			if strings.HasPrefix(line, mark.text) {
+				marks = marks[i+1:]
+				t.job.Stage(mark.stage, stages)
+				return
+			}
+		}
+	}
+}
+
+// rootFSSize is the virtual size of the root filesystem. It is what a machine has room
+// for without its filesystem being grown; a file takes no space for what is empty.
+const rootFSSize = 8 << 30
+
+// rootLabel is the label of the root filesystem.
+const rootLabel = "smolvm-root"
+
+// writeExt4 writes the tree as a filesystem to a new, sparse file.
+func (t *tree) writeExt4(ctx context.Context, path string) error {
+	// The kernel of a machine would otherwise write zeroes over all inode tables in the
+	// background, and so fill every disk with them. Older versions know only the slower option.
+	err := t.makeExt4(ctx, path, "assume_storage_prezeroed=1")
+	if err != nil && strings.Contains(err.Error(), "assume_storage_prezeroed") {
+		err = t.makeExt4(ctx, path, "lazy_itable_init=0,lazy_journal_init=0")
+	}
+	return err
+}
+
+func (t *tree) makeExt4(ctx context.Context, path, extended string) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return fmt.Errorf("make file for root filesystem: %w", err)
+	}
+	if err := errors.Join(file.Truncate(rootFSSize), file.Close()); err != nil {
+		return fmt.Errorf("make file for root filesystem: %w", err)
+	}
+	// Nothing is reserved for root: everyone in a machine is.
+	args := []string{"-q", "-F", "-t", "ext4", "-m", "0", "-L", rootLabel, "-E", extended, "-d", t.dir, path}
+	if !t.host.root {
+		return t.pretendRoot(ctx, t.host.tools["mke2fs"], args)
+	}
+	_, err = t.job.run(ctx, command{name: t.host.tools["mke2fs"], args: args})
+	return err
+}
