@@ -1,0 +1,202 @@
+package guest
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/smolvm/smolvm/internal/guestapi"
+)
+
+const tcpTable = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1F40 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0 0 10 0
+   1: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 2 1 0 100 0 0 10 0
+   2: 350012C6:1F41 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 3 1 0 100 0 0 10 0
+   3: 0100007F:A3B2 0100007F:1F40 01 00000000:00000000 00:00000000 00000000     0        0 4 1 0 20 4 30 10 -1
+   4: 00000000:FFFF 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 5 1 0 100 0 0 10 0
+`
+
+const tcp6Table = `  sl  local_address                         remote_address                        st tx_queue rx_queue
+   0: 00000000000000000000000001000000:0051 00000000000000000000000000000000:0000 0A 0
+   1: 00000000000000000000000000000000:0052 00000000000000000000000000000000:0000 0A 0
+   2: 0000000000000000FFFF00000100007F:0053 00000000000000000000000000000000:0000 0A 0
+   3: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A 0
+`
+
+func TestTCPListeners(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "tcp"), []byte(tcpTable), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	const loopback, network = guestapi.ScopeLoopback, guestapi.ScopeNetwork
+	want := map[uint16]guestapi.Scope{8000: loopback, 80: network, 8001: network}
+	got, err := tcpListeners(dir) // a kernel without IPv6
+	if err != nil || !maps.Equal(got.TCP, want) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "tcp6"), []byte(tcp6Table), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	maps.Copy(want, map[uint16]guestapi.Scope{81: loopback, 82: network, 83: loopback}) // 80 stays the wider
+	if got, err = tcpListeners(dir); err != nil || !maps.Equal(got.TCP, want) {
+		t.Errorf("got %v, %v", got, err)
+	}
+}
+
+func FuzzReadListeners(f *testing.F) {
+	f.Add([]byte(tcpTable))
+	f.Add([]byte(tcp6Table))
+	f.Add([]byte("\n0: :: 0 0A\n1: 0:0\n"))
+	f.Fuzz(func(t *testing.T, table []byte) {
+		whole, pieces := map[uint16]guestapi.Scope{}, map[uint16]guestapi.Scope{}
+		if err := readListeners(bytes.NewReader(table), whole); err != nil {
+			t.Fatal(err)
+		}
+		if err := readListeners(iotest.OneByteReader(bytes.NewReader(table)), pieces); err != nil {
+			t.Fatal(err)
+		}
+		if !maps.Equal(whole, pieces) {
+			t.Fatalf("%v in one piece, %v in many", whole, pieces)
+		}
+		if len(whole) > bytes.Count(table, []byte("\n")) {
+			t.Fatalf("%d listeners in %d lines", len(whole), bytes.Count(table, []byte("\n")))
+		}
+	})
+}
+
+func TestApplyModes(t *testing.T) {
+	settings := unix.Termios{Lflag: unix.ECHO | unix.ICANON, Oflag: unix.OPOST}
+	var modes []byte
+	for _, m := range []struct {
+		mode  byte
+		value uint32
+	}{{53, 0}, {3, 8}, {1, 255}, {72, 1}, {36, 1}, {42, 1}, {129, 38400}, {149, 7}} {
+		modes = binary.BigEndian.AppendUint32(append(modes, m.mode), m.value)
+	}
+	applyModes(&settings, append(append(modes, 0), 51, 0, 0, 0, 0)) // nothing counts after the end
+	want := unix.Termios{Lflag: unix.ICANON, Oflag: unix.OPOST | unix.ONLCR, Iflag: unix.ICRNL | unix.IUTF8}
+	want.Cc[unix.VERASE] = 8
+	if settings != want {
+		t.Errorf("got %+v, want %+v", settings, want)
+	}
+}
+
+func FuzzApplyModes(f *testing.F) {
+	f.Add([]byte{53, 0, 0, 0, 0, 0})
+	f.Add([]byte{53, 0, 0})
+	f.Fuzz(func(t *testing.T, modes []byte) {
+		var once unix.Termios
+		applyModes(&once, modes)
+		twice := once
+		applyModes(&twice, modes)
+		if once != twice {
+			t.Fatal("not the same again")
+		}
+		if once.Ispeed != 0 || once.Ospeed != 0 || once.Cflag != 0 {
+			t.Fatalf("changed what has no mode: %+v", once)
+		}
+	})
+}
+
+func TestRootUser(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "passwd")
+	for content, want := range map[string]user{
+		"": {"root", "/root", "/bin/sh"},
+		"a:x:1:1::/a:/a\nroot:x:0:0:root:/home/root:/bin/zsh\n": {"root", "/home/root", "/bin/zsh"},
+		"root:x:0:0:root:home:\n":                               {"root", "/root", "/bin/sh"},
+		"root:x:0\n":                                            {"root", "/root", "/bin/sh"},
+	} {
+		if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got := rootUser(file); got != want {
+			t.Errorf("%q: %+v", content, got)
+		}
+	}
+	if got := rootUser("/no/such/file"); got.home != "/root" {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func FuzzRootUser(f *testing.F) {
+	f.Add([]byte("root:x:0:0:root:/root:/bin/bash"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		file := filepath.Join(t.TempDir(), "passwd")
+		if err := os.WriteFile(file, content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if u := rootUser(file); u.name != "root" || !filepath.IsAbs(u.home) || !filepath.IsAbs(u.shell) {
+			t.Fatalf("got %+v", u)
+		}
+	})
+}
+
+func TestMergeEnv(t *testing.T) {
+	got := mergeEnv([]string{"A=1", "B=2", "junk", "=x"}, nil, []string{"A=3", "C=a=b", "D=\x00"})
+	if want := []string{"A=3", "B=2", "C=a=b"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if getenv(got, "C") != "a=b" || getenv(got, "D") != "" {
+		t.Error("values are not found")
+	}
+}
+
+func TestLookPath(t *testing.T) {
+	dir := t.TempDir()
+	for name, mode := range map[string]os.FileMode{"tool": 0o755, "data": 0o644} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		name, path string
+		want       string
+		err        error
+	}{
+		{"tool", "/nowhere:" + dir, dir + "/tool", nil},
+		{"tool", ".", dir + "/tool", nil}, // counted from the command's directory
+		{"./tool", "", "./tool", nil},
+		{"tool", "/nowhere", "", fs.ErrNotExist},
+		{"tool", "", "", fs.ErrNotExist},
+		{"data", dir + ":/nowhere", "", fs.ErrPermission},
+		{"/", "", "/", unix.EISDIR},
+	} {
+		got, err := lookPath(c.name, c.path, dir)
+		if got != c.want || !errors.Is(err, c.err) {
+			t.Errorf("%q in %q: %q, %v", c.name, c.path, got, err)
+		}
+	}
+}
+
+func TestAuthorizedKeys(t *testing.T) {
+	const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+	keys, err := authorizedKeys([]byte("# a comment\n\n" + key + " me\n" + key))
+	if err != nil || len(keys) != 2 {
+		t.Errorf("got %d keys, %v", len(keys), err)
+	}
+	for _, bad := range []string{"no key", `command="x" ` + key, "restrict " + key} {
+		if _, err := authorizedKeys([]byte(bad)); err == nil {
+			t.Errorf("took %q", bad)
+		}
+	}
+}
+
+func FuzzAuthorizedKeys(f *testing.F) {
+	f.Add([]byte("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		keys, err := authorizedKeys(data)
+		if lines := strings.Count(string(data), "\n") + 1; err == nil && len(keys) > lines {
+			t.Fatalf("%d keys in %d lines", len(keys), lines)
+		}
+	})
+}

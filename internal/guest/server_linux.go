@@ -1,0 +1,282 @@
+package guest
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/cpu"
+
+	"github.com/smolvm/smolvm/internal/guestapi"
+)
+
+const passwdFile = "/etc/passwd"
+
+// loginTimeout bounds how long a client on the network may take to log in.
+const loginTimeout = 30 * time.Second
+
+// System is what the host's requests act on.
+type System interface {
+	// Ready waits until commands can run in the guest. If they never can, it says
+	// why.
+	Ready(context.Context) error
+	// Configure gives the guest its identity. It may be called again, with
+	// another one.
+	Configure(context.Context, guestapi.Identity) error
+	// PowerOff begins to power off. It does not wait.
+	PowerOff()
+}
+
+// Server is the guest's SSH server. Its methods may be called concurrently.
+type Server struct {
+	system System
+	reaper *Reaper
+	log    *slog.Logger
+	nudge  *nudge // given when a command starts
+
+	mu       sync.Mutex
+	identity identity
+}
+
+// identity is the part of guestapi.Identity that the server itself uses.
+type identity struct {
+	env     []string
+	hostKey ssh.Signer // nil: nobody can log in on the network
+	keys    []ssh.PublicKey
+}
+
+// NewServer makes a server that starts its commands with reaper. It logs to log.
+func NewServer(system System, reaper *Reaper, log *slog.Logger) *Server {
+	return &Server{system: system, reaper: reaper, log: log, nudge: newNudge()}
+}
+
+// ServeChannel serves the host on the guest channel, which needs no
+// authentication: only the host has its other end. It returns when stream fails.
+// Entropy that the host sends goes to seed.
+func (s *Server) ServeChannel(rw io.ReadWriter, seed func([]byte)) error {
+	stream := newStream(rw, seed)
+	var key ssh.Signer
+	for {
+		conn, err := stream.accept()
+		if err != nil {
+			return fmt.Errorf("accept session: %w", err)
+		}
+		if key == nil {
+			// Not before the host has sent entropy: there may be none until then.
+			if key, err = newHostKey(); err != nil {
+				return err
+			}
+		}
+		if err := s.serveChannelSession(conn, key); err != nil {
+			s.log.Warn("a session on the channel failed", "error", err)
+		}
+	}
+}
+
+func newHostKey() (ssh.Signer, error) {
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return nil, fmt.Errorf("make host key: %w", err)
+	}
+	return ssh.NewSignerFromKey(key)
+}
+
+func (s *Server) serveChannelSession(conn net.Conn, key ssh.Signer) error {
+	defer s.survive()
+	defer conn.Close()
+	config := &ssh.ServerConfig{
+		NoClientAuth: true,
+		Config: ssh.Config{
+			KeyExchanges: []string{ssh.KeyExchangeCurve25519},
+			Ciphers:      channelCiphers(),
+		},
+	}
+	config.AddHostKey(key)
+	return s.serve(conn, config, true)
+}
+
+// channelCiphers are the ciphers for the channel. The host prefers AES, which is
+// right on a processor that has instructions for it and slow without. An emulated
+// one has none.
+func channelCiphers() []string {
+	if cpu.X86.HasAES && cpu.X86.HasPCLMULQDQ || cpu.ARM64.HasAES && cpu.ARM64.HasPMULL {
+		return []string{ssh.CipherAES128GCM, ssh.CipherChaCha20Poly1305}
+	}
+	return []string{ssh.CipherChaCha20Poly1305}
+}
+
+// ServeNetwork serves SSH clients on the network, who log in as root with one of
+// the identity's keys. It returns when the listener fails or is closed.
+func (s *Server) ServeNetwork(listener net.Listener) error {
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return fmt.Errorf("accept connection: %w", err)
+		}
+		go func() {
+			defer s.survive()
+			defer conn.Close()
+			config, err := s.networkConfig()
+			if err == nil {
+				_ = conn.SetDeadline(time.Now().Add(loginTimeout))
+				err = s.serve(conn, config, false)
+			}
+			if err != nil {
+				s.log.Info("an SSH connection failed", "from", conn.RemoteAddr().String(), "error", err)
+			}
+		}()
+	}
+}
+
+func (s *Server) networkConfig() (*ssh.ServerConfig, error) {
+	s.mu.Lock()
+	id := s.identity
+	s.mu.Unlock()
+	if id.hostKey == nil {
+		return nil, errors.New("the guest has no identity yet")
+	}
+	config := &ssh.ServerConfig{
+		PublicKeyCallback: func(c ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+			if c.User() != "root" {
+				return nil, fmt.Errorf("no user %q", c.User())
+			}
+			for _, k := range id.keys {
+				if bytes.Equal(k.Marshal(), key.Marshal()) {
+					return nil, nil
+				}
+			}
+			return nil, errors.New("unknown key")
+		},
+	}
+	config.AddHostKey(id.hostKey)
+	return config, nil
+}
+
+// serve serves one SSH connection. Only the host may do what is smolvm's own.
+func (s *Server) serve(conn net.Conn, config *ssh.ServerConfig, host bool) error {
+	server, channels, requests, err := ssh.NewServerConn(conn, config)
+	if err != nil {
+		return err
+	}
+	_ = conn.SetDeadline(time.Time{})
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		defer s.survive()
+		for req := range requests {
+			s.globalRequest(ctx, server, req, host)
+		}
+	}()
+	for open := range channels {
+		go func() {
+			defer s.survive()
+			s.channel(ctx, open, host)
+		}()
+	}
+	return nil
+}
+
+func (s *Server) channel(ctx context.Context, open ssh.NewChannel, host bool) {
+	switch t := open.ChannelType(); {
+	case t == "session":
+		s.session(ctx, open)
+	case t == guestapi.ChannelDial:
+		s.tunnel(ctx, open)
+	case t == guestapi.ChannelExec && host:
+		s.exec(ctx, open)
+	default:
+		_ = open.Reject(ssh.UnknownChannelType, "unknown channel type")
+	}
+}
+
+func (s *Server) globalRequest(ctx context.Context, conn ssh.Conn, req *ssh.Request, host bool) {
+	err := errors.New("unknown request")
+	after := func() {}
+	if host {
+		switch req.Type {
+		case guestapi.RequestConfigure:
+			err = s.configure(ctx, req.Payload)
+		case guestapi.RequestWatchListeners:
+			err = nil
+			after = func() { go s.watch(ctx, conn) }
+		case guestapi.RequestPowerOff:
+			err = nil
+			after = s.system.PowerOff
+		}
+	}
+	var reply []byte
+	if err != nil {
+		reply, _ = json.Marshal(failure(err)) // strings: cannot fail
+	}
+	_ = req.Reply(err == nil, reply)
+	after()
+}
+
+func (s *Server) configure(ctx context.Context, payload []byte) error {
+	var id guestapi.Identity
+	if err := json.Unmarshal(payload, &id); err != nil {
+		return fmt.Errorf("read identity: %w", err)
+	}
+	own := identity{env: id.Env}
+	var err error
+	if len(id.HostKey) > 0 {
+		if own.hostKey, err = ssh.ParsePrivateKey(id.HostKey); err != nil {
+			return fmt.Errorf("read host key: %w", err)
+		}
+	}
+	if own.keys, err = authorizedKeys(id.AuthorizedKeys); err != nil {
+		return err
+	}
+	if err := s.system.Ready(ctx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.identity = own
+	s.mu.Unlock()
+	return s.system.Configure(ctx, id)
+}
+
+// authorizedKeys reads keys in authorized_keys format. A key with options is
+// refused: they would restrict it, and nothing here would.
+func authorizedKeys(data []byte) ([]ssh.PublicKey, error) {
+	var keys []ssh.PublicKey
+	for line := range bytes.Lines(data) {
+		line = bytes.TrimSpace(line)
+		if len(line) == 0 || line[0] == '#' {
+			continue
+		}
+		key, _, options, _, err := ssh.ParseAuthorizedKey(line)
+		if err != nil {
+			return nil, fmt.Errorf("read authorized keys: %w", err)
+		}
+		if len(options) > 0 {
+			return nil, fmt.Errorf("read authorized keys: option %q is not supported", options[0])
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
+}
+
+func (s *Server) environment() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.identity.env
+}
+
+// survive keeps a fault in the handling of one connection from ending PID 1, and
+// the whole guest with it.
+func (s *Server) survive() {
+	if fault := recover(); fault != nil {
+		s.log.Error("a handler failed", "fault", fault, "stack", string(debug.Stack()))
+	}
+}

@@ -1,0 +1,100 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/smolvm/smolvm/internal/guestapi"
+)
+
+// system is the guest itself, as a Server sees it.
+type system struct {
+	log    *slog.Logger
+	server *Server // set before anything is served
+
+	ready    chan struct{} // closed once the root file system is there, or never will be
+	bootErr  error         // why it never will be; for after ready
+	powerOff func()
+
+	mu       sync.Mutex // held while an identity is applied
+	listener net.Listener
+	address  netip.Addr // where listener listens
+}
+
+// booted tells that the boot has ended, with err if it failed.
+func (s *system) booted(err error) {
+	s.bootErr = err
+	close(s.ready)
+}
+
+func (s *system) Ready(ctx context.Context) error {
+	select {
+	case <-s.ready:
+		return s.bootErr
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the guest to boot: %w", ctx.Err())
+	}
+}
+
+func (s *system) PowerOff() { s.powerOff() }
+
+// Configure applies what it can and returns all that went wrong.
+func (s *system) Configure(_ context.Context, id guestapi.Identity) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	if len(id.Entropy) > 0 {
+		errs = append(errs, creditEntropy(id.Entropy))
+	}
+	if !id.Time.IsZero() {
+		errs = append(errs, setClock(id.Time))
+	}
+	if err := unix.Sethostname([]byte(id.Hostname)); err != nil {
+		errs = append(errs, fmt.Errorf("set host name: %w", err))
+	}
+	errs = append(errs, writeEtc("/etc", id), configureNetwork(id.Network))
+	if id.GrowRoot {
+		errs = append(errs, growRoot("/", rootDevice))
+	}
+	s.listen(id.Network)
+	return errors.Join(errs...)
+}
+
+// listen serves SSH on the guest's network address, and no longer on the one
+// before. A guest whose user runs another SSH server there keeps that one.
+func (s *system) listen(n *guestapi.Network) {
+	var address netip.Addr
+	if n != nil {
+		address = n.Address.Addr()
+	}
+	if address == s.address && s.listener != nil {
+		return
+	}
+	if s.listener != nil {
+		s.listener.Close()
+	}
+	s.listener, s.address = nil, address
+	if n == nil {
+		return
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(address.String(), strconv.Itoa(guestapi.SSHPort)))
+	if err != nil {
+		s.log.Warn("no SSH on the network", "error", err)
+		return
+	}
+	s.listener = l
+	go func() {
+		err := s.server.ServeNetwork(l)
+		if !errors.Is(err, net.ErrClosed) {
+			s.log.Warn("SSH on the network ended", "error", err)
+		}
+	}()
+}

@@ -1,0 +1,281 @@
+// Package guestlink is the host's side of the guest channel: an SSH session over a
+// byte stream that outlives sessions, to a guest that runs package guest.
+//
+// The guest is not trusted: what it says is taken as what it says, it can open
+// nothing on the host, and no answer of it, or lack of one, holds the caller
+// longer than the caller's context allows.
+package guestlink
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"sync"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/smolvm/smolvm/internal/guestapi"
+)
+
+// ErrLost is wrapped by errors that say that the link itself is gone: closed, ended
+// by the guest, or silent for too long.
+var ErrLost = errors.New("guest channel lost")
+
+// RefusedError is the guest's refusal of a request. It is fs.ErrNotExist or
+// fs.ErrPermission to errors.Is where the guest says so.
+type RefusedError struct {
+	Op      string // what was asked
+	Failure guestapi.Failure
+}
+
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("%s: guest: %s", e.Op, e.Failure.Error)
+}
+
+// Is reports whether the guest's reason is target.
+func (e *RefusedError) Is(target error) bool {
+	switch e.Failure.Kind {
+	case guestapi.KindNotExist:
+		return target == fs.ErrNotExist
+	case guestapi.KindPermission:
+		return target == fs.ErrPermission
+	}
+	return false
+}
+
+// Link is a session with a guest. Its methods may be called concurrently.
+type Link struct {
+	conn ssh.Conn
+	log  *slog.Logger
+	done chan struct{}
+
+	requests  chan struct{} // holds a token while a global request is under way
+	keepAlive chan keepAlive
+
+	mu        sync.Mutex
+	cause     error // why the link ended, if known better than from conn
+	err       error
+	listeners listeners
+}
+
+// Dial begins a session over conn, which it owns from then on. The guest may still
+// be booting, or be in the middle of an older session's packet: Dial waits for it
+// until ctx ends. The Link does not depend on ctx afterwards.
+func Dial(ctx context.Context, conn net.Conn, log *slog.Logger) (*Link, error) {
+	synced, err := resync(ctx, conn)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	client, channels, requests, err := ssh.NewClientConn(synced, "guest", &ssh.ClientConfig{
+		User: "root",
+		Config: ssh.Config{
+			KeyExchanges: []string{ssh.KeyExchangeCurve25519},
+			// The guest leaves out what its processor is slow at.
+			Ciphers: []string{ssh.CipherAES128GCM, ssh.CipherChaCha20Poly1305},
+		},
+		HostKeyAlgorithms: []string{ssh.KeyAlgoED25519},
+		// Any key will do: the stream leads to this very virtual machine and nowhere
+		// else, and the encryption is there for the protocol's sake.
+		HostKeyCallback: ssh.InsecureIgnoreHostKey(),
+	})
+	if !stop() {
+		err = ctx.Err()
+	}
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("begin SSH session: %w", err)
+	}
+	l := &Link{
+		conn:      client,
+		log:       log,
+		done:      make(chan struct{}),
+		requests:  make(chan struct{}, 1),
+		keepAlive: make(chan keepAlive),
+	}
+	go l.serve(channels, requests)
+	go l.keep(keepAlive{pingEvery, pingTimeout})
+	return l, nil
+}
+
+// serve handles what the guest sends by itself, until the link ends.
+func (l *Link) serve(channels <-chan ssh.NewChannel, requests <-chan *ssh.Request) {
+	var refusing sync.WaitGroup
+	refusing.Go(func() {
+		for open := range channels {
+			_ = open.Reject(ssh.Prohibited, "the guest may not open channels")
+		}
+	})
+	for req := range requests {
+		if req.Type == guestapi.RequestListeners {
+			l.report(req.Payload)
+		}
+		_ = req.Reply(false, nil)
+	}
+	refusing.Wait()
+	err := l.conn.Wait()
+	l.mu.Lock()
+	if l.cause == nil {
+		l.cause = err
+	}
+	l.err = ErrLost
+	if l.cause != nil {
+		l.err = fmt.Errorf("%w: %w", ErrLost, l.cause)
+	}
+	l.listeners.close()
+	l.mu.Unlock()
+	close(l.done)
+}
+
+// Done is closed when the link has ended, for whatever reason.
+func (l *Link) Done() <-chan struct{} { return l.done }
+
+// Err says why the link ended, once Done is closed. It wraps ErrLost.
+func (l *Link) Err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err
+}
+
+// Close ends the link and waits until it has ended. Commands that run over it are
+// killed by the guest, what they left in the background lives on.
+func (l *Link) Close() error {
+	l.end(net.ErrClosed)
+	<-l.done
+	return nil
+}
+
+// end ends the link because of cause.
+func (l *Link) end(cause error) {
+	l.mu.Lock()
+	if l.cause == nil {
+		l.cause = cause
+	}
+	l.mu.Unlock()
+	_ = l.conn.Close() // how it closes says nothing
+}
+
+// lost is what an operation returns that failed with the link, or is about to.
+func (l *Link) lost(op string, err error) error {
+	select {
+	case <-l.done:
+		return fmt.Errorf("%s: %w", op, l.Err())
+	default:
+		return fmt.Errorf("%s: %w: %w", op, ErrLost, err)
+	}
+}
+
+// Configure gives the guest its identity. It waits for the guest's boot to be done.
+func (l *Link) Configure(ctx context.Context, id guestapi.Identity) error {
+	payload, err := json.Marshal(id)
+	if err != nil {
+		return fmt.Errorf("configure guest: %w", err)
+	}
+	return l.request(ctx, "configure guest", guestapi.RequestConfigure, payload)
+}
+
+// PowerOff asks the guest to power off. It returns once the guest has said that it
+// will; the link ends when it has.
+func (l *Link) PowerOff(ctx context.Context) error {
+	return l.request(ctx, "power off guest", guestapi.RequestPowerOff, nil)
+}
+
+// request sends a global request and waits for the answer. The answers to these come
+// in order, so there is one at a time.
+func (l *Link) request(ctx context.Context, op, name string, payload []byte) error {
+	if len(payload) > guestapi.MaxPayload {
+		return fmt.Errorf("%s: %d bytes are more than the %d that can be sent", op, len(payload), guestapi.MaxPayload)
+	}
+	select {
+	case l.requests <- struct{}{}:
+	case <-ctx.Done():
+		return fmt.Errorf("%s: %w", op, ctx.Err())
+	case <-l.done:
+		return fmt.Errorf("%s: %w", op, l.Err())
+	}
+	type answer struct {
+		ok      bool
+		payload []byte
+		err     error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		defer func() { <-l.requests }()
+		ok, reply, err := l.conn.SendRequest(name, true, payload)
+		answers <- answer{ok, reply, err}
+	}()
+	select {
+	case a := <-answers:
+		switch {
+		case a.err != nil:
+			return l.lost(op, a.err)
+		case !a.ok:
+			return refused(op, a.payload)
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%s: %w", op, ctx.Err())
+	}
+}
+
+// refused makes an error of a guest's refusal.
+func refused(op string, payload []byte) error {
+	e := &RefusedError{Op: op}
+	if err := json.Unmarshal(payload, &e.Failure); err != nil || e.Failure.Error == "" {
+		e.Failure = guestapi.Failure{Error: "refused without a reason"}
+	}
+	return e
+}
+
+// open opens a channel. Its error is an *ssh.OpenChannelError if the guest refused.
+func (l *Link) open(ctx context.Context, op, kind string, payload []byte) (ssh.Channel, <-chan *ssh.Request, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", op, err)
+	}
+	type opened struct {
+		channel  ssh.Channel
+		requests <-chan *ssh.Request
+		err      error
+	}
+	result := make(chan opened, 1)
+	go func() {
+		channel, requests, err := l.conn.OpenChannel(kind, payload)
+		result <- opened{channel, requests, err}
+	}()
+	select {
+	case o := <-result:
+		var refusal *ssh.OpenChannelError
+		if o.err != nil && !errors.As(o.err, &refusal) {
+			o.err = l.lost(op, o.err)
+		}
+		return o.channel, o.requests, o.err
+	case <-ctx.Done():
+		go func() {
+			if o := <-result; o.err == nil {
+				go ssh.DiscardRequests(o.requests)
+				o.channel.Close()
+			}
+		}()
+		return nil, nil, fmt.Errorf("%s: %w", op, ctx.Err())
+	}
+}
+
+// Ping asks the guest for a sign of life.
+func (l *Link) Ping(ctx context.Context) error {
+	channel, requests, err := l.open(ctx, "ping guest", guestapi.ChannelPing, nil)
+	var refusal *ssh.OpenChannelError
+	switch {
+	case errors.As(err, &refusal):
+		return nil
+	case err != nil:
+		return err
+	}
+	go ssh.DiscardRequests(requests)
+	channel.Close()
+	return nil
+}

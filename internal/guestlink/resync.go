@@ -1,0 +1,112 @@
+package guestlink
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/smolvm/smolvm/internal/guestapi"
+)
+
+// How often a Hello is repeated until the guest answers. A guest that still boots
+// finds all of them waiting.
+const (
+	helloFast = 100 * time.Millisecond
+	helloSlow = time.Second
+)
+
+// resync begins a session on conn and returns the connection to speak SSH over. See
+// guestapi.Frame for how. Deadlines on conn are how ctx ends it.
+func resync(ctx context.Context, conn net.Conn) (net.Conn, error) {
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	hello := guestapi.Frame{Kind: guestapi.FrameHello}
+	rand.Read(hello.Nonce[:]) // never fails
+	rand.Read(hello.Entropy[:])
+
+	answered := make(chan struct{})
+	repeated := make(chan error, 1)
+	go func() { repeated <- repeatHello(conn, hello.Append(nil), answered) }()
+	in := &frameReader{conn: conn}
+	readErr := in.await(guestapi.FrameEcho, hello.Nonce)
+	if readErr != nil {
+		// The writer may wait for a guest that reads nothing.
+		_ = conn.SetWriteDeadline(time.Unix(1, 0))
+	}
+	close(answered)
+	writeErr := <-repeated
+	if readErr == nil && writeErr == nil {
+		_, writeErr = conn.Write(guestapi.Frame{Kind: guestapi.FrameGo, Nonce: hello.Nonce}.Append(nil))
+	}
+	if readErr == nil && writeErr == nil {
+		readErr = in.await(guestapi.FrameReady, hello.Nonce)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("begin session: %w", ctx.Err())
+	case readErr != nil:
+		return nil, fmt.Errorf("begin session: %w", readErr)
+	case writeErr != nil:
+		return nil, fmt.Errorf("begin session: %w", writeErr)
+	}
+	return &resyncedConn{Conn: conn, early: in.unread}, nil
+}
+
+func repeatHello(conn net.Conn, hello []byte, answered <-chan struct{}) error {
+	interval := helloFast
+	for {
+		if _, err := conn.Write(hello); err != nil {
+			return err
+		}
+		select {
+		case <-answered:
+			return nil
+		case <-time.After(interval):
+		}
+		interval = min(interval*3/2, helloSlow)
+	}
+}
+
+// frameReader reads frames.
+type frameReader struct {
+	conn    net.Conn
+	scanner guestapi.Scanner
+	buf     [4096]byte
+	unread  []byte // part of buf
+}
+
+// await drops everything up to the end of the wanted frame.
+func (r *frameReader) await(kind guestapi.FrameKind, nonce [16]byte) error {
+	for {
+		n, f, ok := r.scanner.Scan(r.unread)
+		r.unread = r.unread[n:]
+		if ok && f.Kind == kind && f.Nonce == nonce {
+			return nil
+		}
+		if len(r.unread) > 0 {
+			continue
+		}
+		n, err := r.conn.Read(r.buf[:])
+		if n == 0 && err != nil {
+			return err
+		}
+		r.unread = r.buf[:n]
+	}
+}
+
+// resyncedConn is a connection of which some has been read already.
+type resyncedConn struct {
+	net.Conn
+	early []byte
+}
+
+func (c *resyncedConn) Read(p []byte) (int, error) {
+	if len(c.early) > 0 {
+		n := copy(p, c.early)
+		c.early = c.early[n:]
+		return n, nil
+	}
+	return c.Conn.Read(p)
+}
