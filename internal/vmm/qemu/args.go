@@ -1,0 +1,195 @@
+package qemu
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/smolvm/smolvm/internal/guestapi"
+	"github.com/smolvm/smolvm/internal/vmm"
+)
+
+// emulatedCPU is what an emulated guest sees. It is x86-64-v2, which current
+// distributions are built for, with the instructions that TLS and SSH are slow
+// without. Its random number instruction seeds the guest at boot. ERMS is left
+// out: emulated, "rep movsb" makes copying and fork a third slower. AVX is too:
+// this part of QEMU's emulation is new, and only hashing gained from it.
+const emulatedCPU = "qemu64,-svm,+cx16,+lahf-lm,+popcnt,+ssse3,+sse4.1,+sse4.2," +
+	"+aes,+pclmulqdq,+movbe,+rdrand,+fsgsbase,+smep"
+
+// translationCacheMiB bounds what an emulated guest's translated code takes of
+// the host's memory. It grows to that only if the guest runs so much code.
+const translationCacheMiB = 256
+
+// launch is all that QEMU's arguments depend on. The descriptors are those that
+// the files have in QEMU.
+type launch struct {
+	vmm.Config
+	Monitor, Channel, Console int
+	TAP, VhostNet             int    // 0: none
+	Egress                    bool   // vmm.NetworkUser really leads somewhere
+	TSCKHz                    int    // 0: not known
+	Append                    string // to the kernel's command line
+}
+
+// arguments returns QEMU's command line, without the program.
+func arguments(l launch) ([]string, error) {
+	args := []string{
+		"-no-user-config", "-nodefaults", "-display", "none", "-no-reboot",
+		// QEMU needs nothing of what this takes away: a guest that breaks out of the
+		// emulation finds no exec and no privilege to gain.
+		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+		// ACPI is how the kernel finds the devices. Without the clock chip it waits
+		// a second for it; it has no use for the old timer and interrupt controller.
+		// Memory is not offered for sharing with other VMs: that would be a side channel.
+		"-machine", "microvm,acpi=on,rtc=on,pit=off,pic=off,x-option-roms=off,auto-kernel-cmdline=off,mem-merge=off,dump-guest-core=off",
+		"-global", "virtio-mmio.force-legacy=false",
+	}
+	switch l.Accelerator {
+	case vmm.KVM:
+		// No virtualization within the guest: what it does not see it cannot attack.
+		args = append(args, "-accel", "kvm", "-cpu", "host,vmx=off,svm=off")
+	case vmm.TCG:
+		// Several processors share one thread: where each has its own, QEMU loses track
+		// of code that the guest's kernel patches while another processor runs it.
+		// One in 200 boots hung over that, as did every guest that patched for minutes.
+		threads := "multi"
+		if l.CPUs > 1 {
+			threads = "single"
+		}
+		args = append(args, "-accel", fmt.Sprintf("tcg,thread=%s,tb-size=%d", threads, translationCacheMiB), "-cpu", emulatedCPU)
+	default:
+		return nil, fmt.Errorf("%w: there is none called %q", vmm.ErrAccelerator, l.Accelerator)
+	}
+	args = append(args,
+		"-smp", strconv.Itoa(l.CPUs),
+		"-m", strconv.Itoa(l.MemoryMiB),
+		"-kernel", l.Kernel, "-initrd", l.Initrd, "-append", commandLine(l),
+		"-chardev", socketChardev("monitor", l.Monitor), "-mon", "chardev=monitor,mode=control",
+		"-add-fd", fmt.Sprintf("fd=%d,set=1", l.Console), "-chardev", "file,id=console,append=on,path=/dev/fdset/1",
+		"-serial", "chardev:console",
+		"-chardev", socketChardev("channel", l.Channel),
+		"-device", "virtio-serial-device,max_ports=2",
+		"-device", "virtserialport,chardev=channel,name="+guestapi.ChannelName,
+	)
+	disk, err := diskArguments(l.Disk)
+	if err != nil {
+		return nil, err
+	}
+	network, err := networkArguments(l)
+	if err != nil {
+		return nil, err
+	}
+	return append(append(args, disk...), network...), nil
+}
+
+func socketChardev(id string, fd int) string {
+	return fmt.Sprintf("socket,id=%s,fd=%d,server=on,wait=off", id, fd)
+}
+
+// diskArguments attaches a qcow2 file as the guest's disk.
+func diskArguments(path string) ([]string, error) {
+	if path == "" {
+		return nil, nil
+	}
+	if !utf8.ValidString(path) {
+		return nil, fmt.Errorf("QEMU cannot open a disk whose path %q is not UTF-8", path)
+	}
+	type cache struct {
+		Direct  bool `json:"direct"`
+		NoFlush bool `json:"no-flush"`
+	}
+	type file struct {
+		Driver   string `json:"driver"`
+		Filename string `json:"filename"`
+		AIO      string `json:"aio"`
+	}
+	type node struct {
+		Driver   string `json:"driver"`
+		NodeName string `json:"node-name"`
+		File     file   `json:"file"`
+		Cache    cache  `json:"cache"`
+		Discard  string `json:"discard"`
+	}
+	// The host's page cache is used: the image below the disk is shared by all VMs,
+	// and is then read once. What the guest flushes is on the host's disk before it
+	// is told so, so a crash of the host loses nothing that the guest counted on.
+	// AIO by threads works with every filesystem and in every container. What the guest
+	// trims is given back to the host. JSON, since a path may have commas in it.
+	options, err := json.Marshal(node{
+		Driver: "qcow2", NodeName: "disk",
+		File:    file{Driver: "file", Filename: path, AIO: "threads"},
+		Discard: "unmap",
+	})
+	if err != nil {
+		return nil, fmt.Errorf("describe disk: %w", err)
+	}
+	return []string{"-blockdev", string(options), "-device", "virtio-blk-device,drive=disk"}, nil
+}
+
+// networkArguments connects the guest's network interface.
+func networkArguments(l launch) ([]string, error) {
+	var backend string
+	switch l.Network.Mode {
+	case vmm.NetworkNone, "":
+		return nil, nil
+	case vmm.NetworkTAP:
+		backend = fmt.Sprintf("tap,id=net,fd=%d", l.TAP)
+		if l.VhostNet != 0 {
+			backend += fmt.Sprintf(",vhost=on,vhostfd=%d", l.VhostNet)
+		}
+	case vmm.NetworkUser:
+		// An interface whose cable leads nowhere: QEMU's own user-mode network, in the
+		// host's network, would open the host's loopback to the guest.
+		backend = "hubport,id=net,hubid=0"
+		if l.Egress {
+			backend = fmt.Sprintf("user,id=net,ipv6=off,net=%s,host=%s,dns=%s,dhcpstart=%s",
+				userNetwork, userGateway, userProxy, userGuest)
+		}
+	default:
+		return nil, fmt.Errorf("there is no network mode %q", l.Network.Mode)
+	}
+	device := "virtio-net-device,netdev=net"
+	if len(l.Network.MAC) > 0 {
+		device += ",mac=" + l.Network.MAC.String()
+	}
+	return []string{"-netdev", backend, "-device", device}, nil
+}
+
+// commandLine returns the kernel's command line.
+func commandLine(l launch) string {
+	words := []string{
+		"console=ttyS0", "quiet",
+		// With -no-reboot, a panic ends the VM instead of leaving it hanging.
+		"panic=-1",
+		"random.trust_cpu=on",
+		// The kernel's self-tests of its cryptography are a fourth of an emulated boot.
+		"cryptomgr.notests",
+		"pci=off", // there is none to look for
+	}
+	if l.Accelerator == vmm.TCG {
+		// Emulated code is not what the processor speculates on: the guest's
+		// countermeasures protect nothing and cost 0.1 s of boot in patching code.
+		words = append(words, "mitigations=off")
+		// Programs at the same addresses every time find their translated code again:
+		// starting one takes a third of the time. What randomizing would have
+		// protected from whom, emulation does not protect.
+		words = append(words, "norandmaps")
+		if l.CPUs == 1 {
+			// Nor does it pay to patch the lock prefixes out of the code.
+			words = append(words, "noreplace-smp")
+		}
+		// The kernel must not measure time by emulated timers: in one of four boots
+		// it hung or panicked over the result.
+		words = append(words, "no_timer_check")
+		if l.TSCKHz != 0 {
+			words = append(words, "tsc=reliable", fmt.Sprintf("tsc_early_khz=%d", l.TSCKHz))
+		}
+	}
+	if l.Append != "" {
+		words = append(words, l.Append)
+	}
+	return strings.Join(words, " ")
+}

@@ -1,0 +1,215 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/smolvm/smolvm/internal/vmm"
+)
+
+// starter starts one machine, in two attempts if need be.
+type starter struct {
+	driver   *Driver
+	binary   string
+	launch   launch
+	console  io.Writer // gets what the console's log gets; must not fail; may be nil
+	isolated bool      // in namespaces of its own
+}
+
+// refusedError is the end of a QEMU that did not get as far as its monitor.
+type refusedError struct{ err error }
+
+func (e *refusedError) Error() string { return e.err.Error() }
+func (e *refusedError) Unwrap() error { return e.err }
+
+// mayNotIsolate tells whether an attempt may have failed because QEMU was to
+// run in namespaces of its own: they cannot be had, or files can only be opened
+// with the capabilities that root loses there.
+func mayNotIsolate(err error) bool {
+	var refused *refusedError
+	if errors.As(err, &refused) {
+		return strings.Contains(err.Error(), "Permission denied")
+	}
+	return isolationRefused(err)
+}
+
+// start makes one attempt. If it fails, nothing is left of it but the logs.
+func (s *starter) start(ctx context.Context) (*machine, error) {
+	m := &machine{log: s.driver.opts.Log, dir: s.launch.Dir, done: make(chan struct{})}
+	if err := s.run(ctx, m); err != nil {
+		if m.egress != nil {
+			err = errors.Join(err, m.egress.close())
+		}
+		if m.console != nil {
+			m.console.Close()
+		}
+		if m.stderr != nil {
+			m.stderr.Close()
+		}
+		return nil, errors.Join(err, m.removeSockets())
+	}
+	go m.supervise()
+	if m.egress != nil {
+		go m.egress.watch(m.process.done)
+	}
+	if err := m.meet(ctx); err != nil {
+		return nil, s.explain(ctx, m, err)
+	}
+	return m, nil
+}
+
+// run starts the process. What QEMU gets of ours is closed here in any case.
+func (s *starter) run(ctx context.Context, m *machine) (err error) {
+	var given []*os.File
+	defer func() {
+		for _, f := range given {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	dir, err := openDirectory(m.dir)
+	if err != nil {
+		return fmt.Errorf("open machine's directory: %w", err)
+	}
+	given = append(given, dir.file)
+	var files inheritance
+	give := func(f *os.File, err error) (int, error) {
+		if err != nil {
+			return 0, err
+		}
+		given = append(given, f)
+		return files.add(f), nil
+	}
+	l := s.launch
+	if l.Monitor, err = give(dir.listen(ctx, monitorSocket)); err != nil {
+		return err
+	}
+	if l.Channel, err = give(dir.listen(ctx, channelSocket)); err != nil {
+		return err
+	}
+	if l.Network.Mode == vmm.NetworkTAP {
+		l.TAP = files.add(l.Network.TAP)
+		if l.Accelerator == vmm.KVM {
+			// The kernel moves the packets then. It is an optional module.
+			if l.VhostNet, err = give(os.OpenFile("/dev/vhost-net", os.O_RDWR, 0)); err != nil {
+				l.VhostNet = 0
+			}
+		}
+	}
+	if l.Network.Mode == vmm.NetworkUser {
+		if m.egress, err = s.egress(ctx); err != nil {
+			m.log.Warn("guest has no way out to the network", "reason", err)
+		}
+		l.Egress = m.egress != nil
+	}
+	if m.console, err = newBoundedLog(filepath.Join(m.dir, vmm.ConsoleLog), logLimit); err != nil {
+		return err
+	}
+	if m.stderr, err = newBoundedLog(filepath.Join(m.dir, qemuLog), logLimit); err != nil {
+		return err
+	}
+	said, console, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("make console: %w", err)
+	}
+	if l.Console, err = give(console, nil); err != nil {
+		return errors.Join(err, said.Close())
+	}
+	if err := s.execute(m, l, &files); err != nil {
+		return errors.Join(err, said.Close())
+	}
+	m.relay(said, s.console)
+	return nil
+}
+
+// egress makes the guest's way out, which exists only in isolation.
+func (s *starter) egress(ctx context.Context) (*egress, error) {
+	if !s.isolated {
+		return nil, errors.New("QEMU cannot be isolated from the host's network")
+	}
+	return newEgress(ctx, s.driver.opts.Block, s.driver.opts.Log)
+}
+
+func (s *starter) execute(m *machine, l launch, files *inheritance) error {
+	args, err := arguments(l)
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(s.binary, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{}
+	if m.egress != nil {
+		if err := m.egress.enter(cmd, files); err != nil {
+			return err
+		}
+	} else if s.isolated {
+		isolate(cmd.SysProcAttr)
+	}
+	cmd.Env, cmd.Dir, cmd.Stderr, cmd.ExtraFiles = childEnvironment(), "/", m.stderr, files.files
+	if m.process, err = startProcess(cmd); err != nil {
+		return err
+	}
+	if m.egress != nil {
+		if err := m.egress.entered(); err != nil {
+			m.log.Warn("could not close a namespace's file", "error", err)
+		}
+	}
+	return nil
+}
+
+// relay keeps what the console says until QEMU has ended.
+func (m *machine) relay(said *os.File, also io.Writer) {
+	relayed := make(chan struct{})
+	m.relayed = relayed
+	var to io.Writer = m.console
+	if also != nil {
+		to = io.MultiWriter(to, also)
+	}
+	go func() {
+		defer close(relayed)
+		if _, err := io.Copy(to, said); err != nil {
+			m.log.Warn("the console is not read any more", "error", err)
+		}
+		// It was only read from: nothing can be lost.
+		_ = said.Close()
+	}()
+}
+
+// meet connects to QEMU's monitor. The socket takes connections before QEMU does.
+func (m *machine) meet(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, monitorTimeout)
+	defer cancel()
+	conn, err := m.dial(ctx, monitorSocket)
+	if err != nil {
+		return err
+	}
+	mon, err := newMonitor(ctx, conn, m.onEvent)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.monitor = mon
+	return nil
+}
+
+// explain ends a machine whose monitor could not be met and says why.
+func (s *starter) explain(ctx context.Context, m *machine, err error) error {
+	if ctx.Err() != nil {
+		return errors.Join(ctx.Err(), m.Kill())
+	}
+	// A broken connection means that QEMU is about to end: it may not have yet.
+	if waitErr := m.process.wait(killTimeout); waitErr != nil {
+		return errors.Join(err, m.Kill())
+	}
+	<-m.done
+	if m.err != nil {
+		err = m.err
+	}
+	return &refusedError{err}
+}
