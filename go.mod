@@ -1,28 +1,30 @@
 module github.com/smolvm/smolvm
 
-go 1.26.8
+go 1.26.0
 
 require (
-	github.com/gofrs/flock v0.13.2 
-	github.com/google/go-cmp v0.7.0 
-	github.com/google/nftables v0.3.1-0.20251119083706-1db35da82052 
-	github.com/google/renameio/v2 v2.0.2 
-	github.com/inconshreveable/mousetrap v1.1.0 
-	github.com/klauspost/compress v1.20.3 
-	github.com/lmittmann/tint v1.2.1 
-	github.com/mdlayher/netlink v1.8.1-0.20251028132421-dcc6cab9a6eb 
-	github.com/mdlayher/socket v0.5.1 
-	github.com/pierrec/lz4/v4 v4.1.33 
-	github.com/rogpeppe/go-internal v1.16.0 
-	github.com/spf13/cobra v1.10.2 
-	github.com/spf13/pflag v1.0.9 
-	github.com/ulikunitz/xz v0.5.17 
-	github.com/vishvananda/netlink v1.3.1 
-	github.com/vishvananda/netns v0.0.5 
-	go.uber.org/goleak v1.3.0 
-	golang.org/x/crypto v0.58.0 
-	golang.org/x/net v0.60.0 
-	golang.org/x/sync v0.6.0 
-	golang.org/x/sys v0.49.0 
-	golang.org/x/term v0.47.0 
+	github.com/gofrs/flock v0.13.2
+	github.com/google/go-cmp v0.7.0
+	github.com/google/nftables v0.3.1-0.20251119083706-1db35da82052
+	github.com/google/renameio/v2 v2.0.2
+	github.com/klauspost/compress v1.20.3
+	github.com/lmittmann/tint v1.2.1
+	github.com/pierrec/lz4/v4 v4.1.33
+	github.com/spf13/cobra v1.10.2
+	github.com/ulikunitz/xz v0.5.17
+	github.com/vishvananda/netlink v1.3.1
+	github.com/vishvananda/netns v0.0.5
+	go.uber.org/goleak v1.3.0
+	golang.org/x/crypto v0.58.0
+	golang.org/x/net v0.60.0
+	golang.org/x/sys v0.49.0
+	golang.org/x/term v0.47.0
+)
+
+require (
+	github.com/inconshreveable/mousetrap v1.1.0 // indirect
+	github.com/mdlayher/netlink v1.8.1-0.20251028132421-dcc6cab9a6eb // indirect
+	github.com/mdlayher/socket v0.5.1 // indirect
+	github.com/spf13/pflag v1.0.9 // indirect
+	golang.org/x/sync v0.6.0 // indirect
 )

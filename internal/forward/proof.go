@@ -132,7 +132,7 @@ func readBanner(ctx context.Context, port uint16, want string) error {
 		return err
 	}
 	defer abort(conn)
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	got := make([]byte, len(want))
 	if _, err := io.ReadFull(conn, got); err != nil {

@@ -47,7 +47,8 @@ type Process struct {
 // stdout and stderr are the same, at most one goroutine at a time writes to it.
 //
 // When ctx ends, or a write fails, the command is killed. After Wait nothing is
-// written any more; a write that blocks for ever keeps Wait from returning. The error is a *StartError if the guest cannot start the command.
+// written any more; a write that blocks for ever keeps Wait from returning. The
+// error is a *StartError if the guest cannot start the command.
 func (l *Link) Start(ctx context.Context, e guestapi.Exec, stdin io.Reader, stdout, stderr io.Writer) (*Process, error) {
 	if len(e.Argv) == 0 {
 		return nil, errors.New("start command in guest: no program given")
@@ -137,8 +138,8 @@ func (p *Process) run(l *Link, requests <-chan *ssh.Request, stdin io.Reader, st
 	case <-p.ctx.Done():
 		// The guest kills the command; whether it still can does not matter here.
 		p.channel.Close()
-		out.shut()
-		errOut.shut()
+		_ = out.shut()
+		_ = errOut.shut()
 		p.err = p.ctx.Err()
 		return
 	}

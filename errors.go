@@ -1,0 +1,60 @@
+package smolvm
+
+import (
+	"github.com/smolvm/smolvm/internal/forward"
+	"github.com/smolvm/smolvm/internal/image"
+	"github.com/smolvm/smolvm/internal/machine"
+	"github.com/smolvm/smolvm/internal/store"
+	"github.com/smolvm/smolvm/internal/vmm"
+)
+
+// Errors to be checked with [errors.Is].
+var (
+	// ErrInvalidPort: a port is not within 1 to 65535. [errors.As] a [*PortError]
+	// tells which.
+	ErrInvalidPort = forward.ErrInvalidPort
+	// ErrPortInUse: the host port is taken, and [Strict] forbade another.
+	// [errors.As] a [*PortInUseError] tells by whom, where that can be known.
+	ErrPortInUse = forward.ErrPortInUse
+	// ErrTransport: the forced [Transport] cannot be used; the message says why.
+	ErrTransport = forward.ErrTransport
+	// ErrNotRunning: the VM must run for that. [errors.As] a [*NotRunningError]
+	// tells what could not be done.
+	ErrNotRunning = machine.ErrNotRunning
+	// ErrDeleted: the VM was deleted.
+	ErrDeleted = machine.ErrDeleted
+	// ErrNotFound: there is no VM of that name.
+	ErrNotFound = store.ErrNotFound
+	// ErrExists: there is a VM of that name.
+	ErrExists = store.ErrExists
+	// ErrInUse: another living process owns the VM.
+	ErrInUse = store.ErrInUse
+	// ErrInvalidName: a VM's name is no DNS label.
+	ErrInvalidName = store.ErrInvalidName
+	// ErrInvalidOption: an option is out of its range.
+	ErrInvalidOption = machine.ErrInvalidOption
+	// ErrImageNotFound: there is no image of that name, and no way to make it.
+	ErrImageNotFound = image.ErrNotFound
+	// ErrAccelerator: the accelerator asked for does not work on this host.
+	ErrAccelerator = vmm.ErrAccelerator
+	// ErrTimeout: a wait took longer than its context, or SmolVM itself, allows.
+	ErrTimeout = machine.ErrTimeout
+)
+
+// PortError tells which port is not within 1 to 65535: its message is
+// "guest_port must be 1-65535" or "host_port must be 1-65535".
+type PortError = forward.PortError
+
+// PortInUseError tells which host port is taken and by whom.
+type PortInUseError = forward.PortInUseError
+
+// NotRunningError tells what could not be done: its message is, for example,
+// "cannot expose port: VM is stopped".
+type NotRunningError = machine.NotRunningError
+
+// StartError tells why a command did not start in the guest: there is no such
+// program, or no such directory.
+type StartError = machine.StartError
+
+// ExitError tells how a command that was not successful ended.
+type ExitError = machine.ExitError

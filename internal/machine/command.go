@@ -1,0 +1,118 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"strconv"
+	"syscall"
+
+	"github.com/smolvm/smolvm/internal/forward"
+	"github.com/smolvm/smolvm/internal/guestapi"
+	"github.com/smolvm/smolvm/internal/guestlink"
+)
+
+// Command is a command to start in a guest.
+type Command struct {
+	Args           []string
+	Dir            string
+	Env            []string
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+}
+
+// Process is a command that was started in a guest.
+type Process struct {
+	vm      *VM
+	ctx     context.Context
+	process *guestlink.Process
+}
+
+// StartError says why a command did not start in the guest.
+type StartError struct {
+	Program  string
+	NotFound bool // there is no such program, or no such directory to run it in
+	Err      error
+}
+
+func (e *StartError) Error() string { return fmt.Sprintf("start %s: %v", e.Program, e.Err) }
+
+// Unwrap returns what the guest said.
+func (e *StartError) Unwrap() error { return e.Err }
+
+// ExitError says how a command that was not successful ended.
+type ExitError struct {
+	status guestapi.ExitStatus
+}
+
+func (e *ExitError) Error() string {
+	if e.status.Signal != "" {
+		return "command ended by signal " + e.status.Signal
+	}
+	return fmt.Sprintf("command ended with exit code %d", e.status.Code)
+}
+
+// ExitCode is the command's exit code, or 128 plus the number of the signal that
+// ended it.
+func (e *ExitError) ExitCode() int { return e.status.Code }
+
+// Signal is the name of the signal that ended the command, without "SIG", or empty.
+func (e *ExitError) Signal() string { return e.status.Signal }
+
+// StartCommand starts a command in the guest. When ctx ends, the command is killed.
+func (v *VM) StartCommand(ctx context.Context, c Command) (*Process, error) {
+	const op = "run command"
+	r, err := v.running(ctx, op)
+	if err != nil {
+		return nil, err
+	}
+	exec := guestapi.Exec{Argv: c.Args, Dir: c.Dir, Env: c.Env}
+	process, err := r.link.Start(ctx, exec, c.Stdin, c.Stdout, c.Stderr)
+	var start *guestlink.StartError
+	switch {
+	case errors.As(err, &start):
+		return nil, &StartError{Program: start.Program, NotFound: errors.Is(err, fs.ErrNotExist), Err: start}
+	case ctx.Err() != nil && err != nil:
+		return nil, ctx.Err()
+	case err != nil:
+		return nil, v.unlessStopped(ctx, op, err)
+	}
+	return &Process{vm: v, ctx: ctx, process: process}, nil
+}
+
+// Wait waits for the command's end. Its error is an *ExitError if the command was
+// not successful.
+func (p *Process) Wait() error {
+	status, err := p.process.Wait()
+	switch {
+	case err != nil && p.ctx.Err() != nil:
+		return p.ctx.Err()
+	case err != nil:
+		return p.vm.unlessStopped(p.ctx, "run command", err)
+	case status != guestapi.ExitStatus{}:
+		return &ExitError{status}
+	}
+	return nil
+}
+
+// Signal sends a signal to the command.
+func (p *Process) Signal(sig os.Signal) error {
+	number, ok := sig.(syscall.Signal)
+	if !ok {
+		return fmt.Errorf("signal command: %v is no signal of Linux", sig)
+	}
+	return p.process.Signal(number)
+}
+
+// tunnel connects to a port of the guest over the guest channel.
+func (r *run) tunnel(ctx context.Context, guestPort uint16) (forward.Conn, error) {
+	conn, err := r.link.DialContext(ctx, "tcp", net.JoinHostPort("localhost", strconv.Itoa(int(guestPort))))
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
+}

@@ -1,0 +1,183 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/smolvm/smolvm/internal/forward"
+	"github.com/smolvm/smolvm/internal/guestlink"
+	"github.com/smolvm/smolvm/internal/vmm"
+)
+
+// run is a VM from start to end: everything that exists for only that long.
+type run struct {
+	log               *slog.Logger
+	machine           vmm.Machine
+	accelerator       vmm.Accelerator
+	acceleratorReason string
+	net               *connection
+	link              *guestlink.Link
+	forwards          *forward.Manager
+	listeners         *listeners
+
+	wanted atomic.Bool   // its end is wanted
+	ended  chan struct{} // closed once all of it is released
+}
+
+// release gives back all that the run held. The machine has ended or is killed.
+// Parts that were never made are nil.
+func (r *run) release() error {
+	var errs []error
+	if r.forwards != nil {
+		errs = append(errs, r.forwards.Close())
+	}
+	if r.link != nil {
+		// The channel's other end is gone with the machine: how it closes says nothing.
+		_ = r.link.Close()
+	}
+	if r.machine != nil {
+		errs = append(errs, r.machine.Kill())
+	}
+	if r.net != nil {
+		errs = append(errs, r.net.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// closeTimeout bounds what Close and other clean-up may take.
+const closeTimeout = 30 * time.Second
+
+// Stop ends the guest in order. The VM stays, with its disk and what it had exposed.
+func (v *VM) Stop(ctx context.Context) error {
+	v.life.Lock()
+	defer v.life.Unlock()
+	v.mu.Lock()
+	r, claim, deleted := v.run, v.claim, v.deleted
+	v.mu.Unlock()
+	switch {
+	case deleted:
+		return fmt.Errorf("cannot stop VM: %w", ErrDeleted)
+	case r != nil:
+		if err := v.stop(ctx, r); err != nil {
+			return err
+		}
+	case claim == nil:
+		// Another process's VM must not be reported as stopped.
+		if _, err := v.running(ctx, "stop VM"); !errors.Is(err, ErrNotRunning) {
+			return err
+		}
+	}
+	return v.disown()
+}
+
+// stop ends a run in order and waits until it is released.
+func (v *VM) stop(ctx context.Context, r *run) error {
+	r.wanted.Store(true)
+	// New connections must not reach a guest that is going down.
+	err := r.forwards.Close()
+	err = errors.Join(err, r.machine.Stop(ctx, r.link.PowerOff))
+	<-r.ended
+	return err
+}
+
+// kill ends a run at once and waits until it is released.
+func (v *VM) kill(r *run) error {
+	r.wanted.Store(true)
+	err := r.machine.Kill()
+	<-r.ended
+	return err
+}
+
+// disown lets other processes start a VM that this handle did not make. The
+// caller holds v.life.
+func (v *VM) disown() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.made || v.claim == nil {
+		return nil
+	}
+	claim := v.claim
+	v.claim = nil
+	return claim.Release()
+}
+
+// Delete ends the VM at once and removes it with its disk.
+func (v *VM) Delete(ctx context.Context) error {
+	v.life.Lock()
+	defer v.life.Unlock()
+	return errors.Join(v.delete(ctx), v.host.Close())
+}
+
+func (v *VM) delete(ctx context.Context) error {
+	claim, err := v.own(ctx)
+	if errors.Is(err, ErrDeleted) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("cannot delete VM: %w", err)
+	}
+	v.mu.Lock()
+	r := v.run
+	v.mu.Unlock()
+	if r != nil {
+		if err := v.kill(r); err != nil {
+			return err
+		}
+	}
+	if err := claim.Remove(ctx); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.claim, v.deleted = nil, true
+	return nil
+}
+
+// Close gives the VM up, as the public Close tells.
+func (v *VM) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	v.life.Lock()
+	defer v.life.Unlock()
+	return errors.Join(v.close(ctx), v.host.Close())
+}
+
+func (v *VM) close(ctx context.Context) error {
+	v.mu.Lock()
+	claim, r := v.claim, v.run
+	v.mu.Unlock()
+	switch {
+	case claim == nil:
+		return nil
+	case v.made && claim.Record().Ephemeral:
+		return v.delete(ctx)
+	}
+	var err error
+	if r != nil {
+		err = v.stop(ctx, r)
+	}
+	v.made = false
+	return errors.Join(err, v.disown())
+}
+
+// watch releases the run when its machine ends, however it ends.
+func (v *VM) watch(r *run) {
+	<-r.machine.Done()
+	if err := r.machine.Err(); err != nil && !r.wanted.Load() {
+		r.log.Warn("VM ended by itself", "error", err)
+	}
+	if err := r.release(); err != nil {
+		r.log.Warn("could not release all that a VM held", "error", err)
+	}
+	v.mu.Lock()
+	v.run = nil
+	claim := v.claim
+	v.mu.Unlock()
+	if err := claim.Update(markStopped); err != nil {
+		r.log.Warn("could not note that the VM ended", "error", err)
+	}
+	close(r.ended)
+}

@@ -1,0 +1,92 @@
+package machine
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/smolvm/smolvm/internal/store"
+)
+
+// NetworkMode says how a VM reaches the network.
+type NetworkMode string
+
+// The network modes.
+const (
+	// NetworkAuto is NetworkNAT where the process may set that up, else
+	// NetworkUser.
+	NetworkAuto NetworkMode = "auto"
+	// NetworkNAT gives the VM an address of its own behind the host. It needs
+	// CAP_NET_ADMIN.
+	NetworkNAT NetworkMode = "nat"
+	// NetworkUser lets the VM out through a user-mode stack. It needs no privilege.
+	NetworkUser NetworkMode = "user"
+	// NetworkNone gives the VM no network. Commands and forwards work all the same.
+	NetworkNone NetworkMode = "none"
+)
+
+// Spec is what a VM is made from. Zero values stand for the defaults.
+type Spec struct {
+	Name      string // default: a generated one
+	Image     string // default: DefaultImage
+	MemoryMiB int    // default: 512
+	CPUs      int    // default: 1
+	DiskSize  int64  // bytes; default, and least: the image's
+	Env       []string
+	Network   NetworkMode // default: NetworkAuto
+	Keep      bool        // the VM outlives the program that made it
+}
+
+// DefaultImage is the image of a VM that asks for none.
+const DefaultImage = "debian"
+
+// Limits of a VM's size.
+const (
+	minMemoryMiB = 128
+	maxMemoryMiB = 1 << 20
+	maxCPUs      = 64
+	maxDiskSize  = 64 << 40
+)
+
+// complete fills in the defaults and checks the result.
+func (s Spec) complete() (Spec, error) {
+	if s.Name == "" {
+		s.Name = store.GenerateName()
+	}
+	if s.Image == "" {
+		s.Image = DefaultImage
+	}
+	if s.MemoryMiB == 0 {
+		s.MemoryMiB = 512
+	}
+	if s.CPUs == 0 {
+		s.CPUs = 1
+	}
+	if s.Network == "" {
+		s.Network = NetworkAuto
+	}
+	if err := store.CheckName(s.Name); err != nil {
+		return s, err
+	}
+	switch s.Network {
+	case NetworkAuto, NetworkNAT, NetworkUser, NetworkNone:
+	default:
+		return s, fmt.Errorf("%w: network must be %s, %s, %s or %s, not %q", ErrInvalidOption,
+			NetworkAuto, NetworkNAT, NetworkUser, NetworkNone, s.Network)
+	}
+	if s.MemoryMiB < minMemoryMiB || s.MemoryMiB > maxMemoryMiB {
+		return s, fmt.Errorf("%w: memory must be %d to %d MiB, not %d", ErrInvalidOption, minMemoryMiB, maxMemoryMiB, s.MemoryMiB)
+	}
+	if s.CPUs < 1 || s.CPUs > maxCPUs {
+		return s, fmt.Errorf("%w: CPUs must be 1 to %d, not %d", ErrInvalidOption, maxCPUs, s.CPUs)
+	}
+	if s.DiskSize < 0 || s.DiskSize > maxDiskSize {
+		return s, fmt.Errorf("%w: disk size must be at most %d TiB", ErrInvalidOption, maxDiskSize>>40)
+	}
+	for _, entry := range s.Env {
+		name, _, ok := strings.Cut(entry, "=")
+		if !ok || name == "" || strings.ContainsRune(entry, 0) {
+			return s, fmt.Errorf("%w: environment entry %q is not NAME=value", ErrInvalidOption, entry)
+		}
+	}
+	return s, nil
+}

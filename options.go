@@ -1,0 +1,143 @@
+package smolvm
+
+import (
+	"log/slog"
+
+	"github.com/smolvm/smolvm/internal/forward"
+	"github.com/smolvm/smolvm/internal/image"
+	"github.com/smolvm/smolvm/internal/machine"
+	"github.com/smolvm/smolvm/internal/vmm"
+)
+
+// Option changes what a VM is made from or how this program deals with it. Those
+// that describe the VM itself count for [New] and [Launch] alone.
+type Option func(*config)
+
+type config struct {
+	spec machine.Spec
+	host machine.Options
+}
+
+func newConfig(opts []Option) config {
+	var c config
+	for _, opt := range opts {
+		opt(&c)
+	}
+	return c
+}
+
+// Name gives the VM a name: a DNS label, which is its host name too. Without it
+// a readable one is made up.
+func Name(name string) Option { return func(c *config) { c.spec.Name = name } }
+
+// Image chooses the image that the VM's disk is made on. The default is "debian",
+// which is made from the host's own package sources when it is first used.
+func Image(name string) Option { return func(c *config) { c.spec.Image = name } }
+
+// Memory sets the guest's memory in MiB. The default is 512.
+func Memory(mib int) Option { return func(c *config) { c.spec.MemoryMiB = mib } }
+
+// CPUs sets the number of the guest's processors. The default is 1.
+func CPUs(n int) Option { return func(c *config) { c.spec.CPUs = n } }
+
+// DiskSize sets the size of the VM's disk in bytes. It takes space only as it
+// is written. The default, and the least, is the image's size.
+func DiskSize(bytes int64) Option { return func(c *config) { c.spec.DiskSize = bytes } }
+
+// Env adds to the environment of every command in the guest: entries of the
+// form "NAME=value". It may be given several times.
+func Env(entries ...string) Option {
+	return func(c *config) { c.spec.Env = append(c.spec.Env, entries...) }
+}
+
+// Network chooses how the VM reaches the network. The default is NetworkAuto.
+func Network(mode NetworkMode) Option { return func(c *config) { c.spec.Network = mode } }
+
+// Keep lets the VM outlive this program: [VM.Close] stops it but keeps it, and
+// [Open] finds it again. Without it the VM is deleted when this program closes it
+// or dies.
+func Keep() Option { return func(c *config) { c.spec.Keep = true } }
+
+// DataDir sets the directory for images and VMs. The default is
+// $SMOLVM_DATA_DIR, else /var/lib/smolvm for root and ~/.local/share/smolvm
+// for others. Other users also find the images in /var/lib/smolvm.
+func DataDir(path string) Option { return func(c *config) { c.host.DataDir = path } }
+
+// Logger receives what SmolVM has to say. The default is to be silent.
+func Logger(log *slog.Logger) Option { return func(c *config) { c.host.Log = log } }
+
+// OnProgress is called while something takes its time, such as the making of
+// an image. Calls come one after the other.
+func OnProgress(report func(Progress)) Option { return func(c *config) { c.host.Progress = report } }
+
+// Accelerate forces an accelerator. By default KVM is used if it works, else TCG.
+func Accelerate(with Accelerator) Option { return func(c *config) { c.host.Accelerator = with } }
+
+// Progress tells how far something has come.
+type Progress = image.Progress
+
+// NetworkMode says how a VM reaches the network.
+type NetworkMode = machine.NetworkMode
+
+// The network modes.
+const (
+	// NetworkAuto is NetworkNAT where this process may set that up, else NetworkUser.
+	NetworkAuto = machine.NetworkAuto
+	// NetworkNAT gives the VM an address of its own, behind the host's. It needs
+	// CAP_NET_ADMIN.
+	NetworkNAT = machine.NetworkNAT
+	// NetworkUser lets the VM out through a user-mode stack. It needs no privilege.
+	NetworkUser = machine.NetworkUser
+	// NetworkNone gives the VM no network. Commands and forwards work all the same.
+	NetworkNone = machine.NetworkNone
+)
+
+// Accelerator says how guest code is executed.
+type Accelerator = vmm.Accelerator
+
+// The accelerators.
+const (
+	KVM = vmm.KVM // on the processor, isolated by its virtualization
+	TCG = vmm.TCG // emulated: slower, and no security boundary
+)
+
+// ExposeOption changes how [VM.ExposeLocal] exposes a port.
+type ExposeOption func(*forward.Request)
+
+// HostPort asks for a host port, 1 to 65535. If it is busy another one is used,
+// unless [Strict] is given too.
+func HostPort(port int) ExposeOption {
+	return func(r *forward.Request) { r.HostPort, r.HostPortSet = port, true }
+}
+
+// Strict lets [VM.ExposeLocal] fail with [ErrPortInUse] if the host port asked for is
+// busy.
+func Strict() ExposeOption { return func(r *forward.Request) { r.Strict = true } }
+
+// Transport forces a transport: [NFTables] or [SSHTunnel]. By default the first is
+// used where it can be, else the second.
+func Transport(kind TransportKind) ExposeOption {
+	return func(r *forward.Request) { r.Transport = kind }
+}
+
+// TransportKind says what carries a forward's connections.
+type TransportKind = forward.Transport
+
+// The transports.
+const (
+	// NFTables is the kernel's own forwarding. It needs CAP_NET_ADMIN.
+	NFTables = forward.NFTables
+	// SSHTunnel carries connections over the guest channel. It works everywhere, and
+	// reaches services on the guest's own loopback.
+	SSHTunnel = forward.SSHTunnel
+)
+
+// Forward is an exposed port as it is now.
+type Forward = forward.Forward
+
+// PortSpec is a pair of ports as people write it: [HOST:]GUEST.
+type PortSpec = forward.Spec
+
+// ParsePortSpec reads a PortSpec, such as "8000" or "8080:80". It fails with
+// ErrInvalidPort if a port is out of range.
+func ParsePortSpec(text string) (PortSpec, error) { return forward.ParseSpec(text) }

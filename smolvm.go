@@ -1,0 +1,190 @@
+// Package smolvm runs small virtual machines and puts what they serve on the
+// host's localhost.
+//
+// [Launch] starts a VM, [VM.Run] runs a command in it, and [VM.ExposeLocal] makes a
+// port of the guest answer on 127.0.0.1 and ::1 of the host, and nowhere else.
+// A VM belongs to the program that made it: [VM.Close], or the program's end
+// in any manner, stops and deletes it, unless it was made with [Keep].
+//
+// Programs with CAP_NET_ADMIN, such as root's, have the kernel forward
+// connections (nftables). Others forward them through the guest channel (an SSH
+// tunnel). Both answer alike.
+package smolvm
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+
+	"github.com/smolvm/smolvm/internal/forward"
+	"github.com/smolvm/smolvm/internal/machine"
+)
+
+// VM is a virtual machine. Its methods may be called concurrently.
+type VM struct {
+	vm *machine.VM
+}
+
+// Info is what can be said of a VM.
+type Info = machine.Info
+
+// Status is where in its life a VM is.
+type Status = machine.Status
+
+// The states of a VM.
+const (
+	StatusCreated = machine.StatusCreated // never started
+	StatusRunning = machine.StatusRunning
+	StatusStopped = machine.StatusStopped
+	StatusDeleted = machine.StatusDeleted
+)
+
+// New makes a VM, but does not start it. The image is made first if it is used
+// for the first time, which takes about half a minute: see [OnProgress] and [Pull].
+// The caller owes a [VM.Close].
+//
+// It fails with ErrExists if the name is taken, ErrInvalidName, ErrInvalidOption or
+// ErrImageNotFound.
+func New(ctx context.Context, opts ...Option) (*VM, error) {
+	c := newConfig(opts)
+	host, err := machine.NewHost(c.host)
+	if err != nil {
+		return nil, err
+	}
+	vm, err := host.Create(ctx, c.spec)
+	if err != nil {
+		return nil, errors.Join(err, host.Close())
+	}
+	return &VM{vm}, nil
+}
+
+// Launch makes a VM and starts it. If it fails, nothing is left. The caller owes a
+// [VM.Close].
+func Launch(ctx context.Context, opts ...Option) (*VM, error) {
+	vm, err := New(ctx, opts...)
+	if err != nil {
+		return nil, err
+	}
+	if err := vm.Start(ctx); err != nil {
+		return nil, errors.Join(err, vm.vm.Delete(context.WithoutCancel(ctx)))
+	}
+	return vm, nil
+}
+
+// Open returns a VM that exists, as [New] with [Keep] left it. It can be
+// started, stopped and deleted unless another living program owns it, which
+// fails with ErrInUse. It fails with ErrNotFound if there is none of that name. The
+// caller owes a [VM.Close].
+func Open(ctx context.Context, name string, opts ...Option) (*VM, error) {
+	host, err := machine.NewHost(newConfig(opts).host)
+	if err != nil {
+		return nil, err
+	}
+	vm, err := host.Open(ctx, name)
+	if err != nil {
+		return nil, errors.Join(err, host.Close())
+	}
+	return &VM{vm}, nil
+}
+
+// List returns the VMs of the data directory, in the order of their names. An
+// Info with its Err set stands for a VM whose record cannot be read.
+func List(ctx context.Context, opts ...Option) ([]Info, error) {
+	host, err := machine.NewHost(newConfig(opts).host)
+	if err != nil {
+		return nil, err
+	}
+	infos, err := host.List(ctx)
+	return infos, errors.Join(err, host.Close())
+}
+
+// Pull makes sure that an image is there, so that [New] need not make it.
+func Pull(ctx context.Context, image string, opts ...Option) (ImageInfo, error) {
+	host, err := machine.NewHost(newConfig(opts).host)
+	if err != nil {
+		return ImageInfo{}, err
+	}
+	img, err := host.Image(ctx, image)
+	if err != nil {
+		return ImageInfo{}, errors.Join(err, host.Close())
+	}
+	size, err := img.DiskUsage()
+	info := ImageInfo{Name: img.Name, ID: img.ID, Dir: img.Dir, Size: size, Kernel: img.KernelVersion}
+	return info, errors.Join(err, host.Close())
+}
+
+// ImageInfo is what can be said of an image.
+type ImageInfo struct {
+	Name   string
+	ID     string
+	Dir    string
+	Size   int64 // bytes on the host's disk
+	Kernel string
+}
+
+// PortAvailable reports whether a host port can be bound on 127.0.0.1 and ::1
+// now. Only [VM.ExposeLocal] can promise that it stays so.
+func PortAvailable(port int) bool { return forward.PortAvailable(port) }
+
+// Name is the VM's name.
+func (v *VM) Name() string { return v.vm.Name() }
+
+// Status tells where in its life the VM is.
+func (v *VM) Status(ctx context.Context) (Status, error) { return v.vm.Status(ctx) }
+
+// Info tells what is known of the VM now. What only its owner can know is zero in
+// another process.
+func (v *VM) Info(ctx context.Context) (Info, error) { return v.vm.Info(ctx) }
+
+// IP is the guest's address. It is the zero Addr if the VM does not run here, or
+// has no address that the host can reach.
+func (v *VM) IP() netip.Addr { return v.vm.IP() }
+
+// Start boots the VM and returns once the guest takes commands. What was exposed
+// when the VM was last stopped is exposed again. Starting a running VM does
+// nothing.
+func (v *VM) Start(ctx context.Context) error { return v.vm.Start(ctx) }
+
+// Stop ends the guest's processes, writes its disk and powers it off. If that
+// takes too long, or ctx ends, the VM is stopped the hard way. Stopping a VM that
+// does not run does nothing.
+func (v *VM) Stop(ctx context.Context) error { return v.vm.Stop(ctx) }
+
+// Delete stops the VM the hard way and removes it with its disk. Deleting a deleted
+// VM does nothing.
+func (v *VM) Delete(ctx context.Context) error { return v.vm.Delete(ctx) }
+
+// Close gives the VM up: one that this program made is stopped and deleted, one
+// made with [Keep] or from [Open] is stopped if this program started it. It takes
+// no context, so that it can be deferred, and does nothing the second time.
+func (v *VM) Close() error { return v.vm.Close() }
+
+// ExposeLocal makes a TCP port of the guest answer on localhost and returns the
+// host port in use: any free one, or [HostPort], or if that is busy the next
+// free one. It does not wait for a server: see [VM.WaitPort]. The same guest port
+// may be exposed on several host ports; exposing it twice on the same one, or twice
+// without HostPort, returns what there is.
+//
+// It fails with ErrInvalidPort, ErrNotRunning, and if they were given, ErrPortInUse
+// ([Strict]) and ErrTransport ([Transport]).
+func (v *VM) ExposeLocal(ctx context.Context, guestPort int, opts ...ExposeOption) (hostPort int, err error) {
+	req := forward.Request{GuestPort: guestPort}
+	for _, opt := range opts {
+		opt(&req)
+	}
+	f, err := v.vm.Expose(ctx, req)
+	return f.HostPort, err
+}
+
+// UnexposeLocal ends what ExposeLocal began. The host port is free at once and
+// connections through it end. It does nothing if there is no such forward.
+func (v *VM) UnexposeLocal(ctx context.Context, hostPort, guestPort int) error {
+	return v.vm.Unexpose(ctx, hostPort, guestPort)
+}
+
+// Forwards returns what is exposed now, in the order of host ports.
+func (v *VM) Forwards() []Forward { return v.vm.Forwards() }
+
+// WaitPort waits until something in the guest listens on a TCP port. It fails
+// with ErrTimeout once the deadline of ctx has passed.
+func (v *VM) WaitPort(ctx context.Context, guestPort int) error { return v.vm.WaitPort(ctx, guestPort) }
