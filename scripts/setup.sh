@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that SmolVM and its tests need. Touches the
+# network only if one is missing.
+set -euo pipefail
+
+packages=(
+  qemu-system-x86 qemu-utils  # the virtual machines
+  mmdebstrap e2fsprogs        # the default image
+  slirp4netns                 # egress for VMs of unprivileged users
+  gcc libc6-dev               # the race detector of the tests
+  nftables iproute2 util-linux # attackers and inspectors in the tests
+)
+
+missing=()
+for p in "${packages[@]}"; do
+  [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+if [ "$(id -u)" != 0 ]; then
+  echo "missing packages; as root, run: apt-get install ${missing[*]}" >&2
+  exit 1
+fi
+echo "installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt-get -q update >/dev/null
+apt-get -q install -y --no-install-recommends "${missing[@]}" >/dev/null
