@@ -4,7 +4,7 @@ SHELL       := /bin/bash
 GO          ?= go
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GUEST       := internal/guestbin/bin/smolvm-guest
-IMAGES      := $(or $(SMOLVM_DATA_DIR),/var/lib/smolvm)/images
+IMAGES      := /var/lib/smolvm/images
 TOOL        := $(GO) tool -modfile=tools/go.mod
 
 export CGO_ENABLED := 0
@@ -26,7 +26,7 @@ build: ## build the command at bin/smolvm, with the guest program inside
 
 .PHONY: image
 image: setup build ## make the default image, unless it is there
-	@bin/smolvm pull
+	@bin/smolvm --data-dir $(dir $(IMAGES)) pull
 
 .PHONY: test
 test: setup image ## run all tests with the race detector, on real VMs

@@ -310,6 +310,9 @@ func TestCommandDoctor(t *testing.T) {
 	if stdout, _, code := f.runToEnd(f.smolvmCmd("version", "--json")); code != 0 || !strings.Contains(stdout, `"version"`) {
 		t.Errorf("version --json: exit code %d, %q", code, stdout)
 	}
+	if _, stderr, code := f.runToEnd(f.smolvmCmd("docter")); code != 125 || !strings.Contains(stderr, "doctor") {
+		t.Errorf("a misspelt verb: exit code %d, %q", code, stderr)
+	}
 	if stdout, _, code := f.runToEnd(f.smolvmCmd("completion", "bash")); code != 0 || !strings.Contains(stdout, "smolvm") {
 		t.Errorf("completion: exit code %d, %q", code, stdout)
 	}

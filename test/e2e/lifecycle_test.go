@@ -242,3 +242,22 @@ func TestInvalidOptions(t *testing.T) {
 		cancel()
 	}
 }
+
+// TestForcedAccelerator asks for KVM, which is an error of its own kind where it does
+// not work, and leaves nothing.
+func TestForcedAccelerator(t *testing.T) {
+	f := newFixture(t)
+	info, err := f.launch().Info(t.Context())
+	if err != nil || info.AcceleratorReason == "" {
+		t.Fatalf("accelerator %s, reason %q, %v", info.Accelerator, info.AcceleratorReason, err)
+	}
+	vm, err := smolvm.Launch(t.Context(), append(f.opts, smolvm.Accelerate(smolvm.KVM))...)
+	switch {
+	case info.Accelerator == smolvm.KVM && err == nil:
+		f.closeAtEnd(vm)
+	case info.Accelerator == smolvm.TCG && !errors.Is(err, smolvm.ErrAccelerator):
+		t.Errorf("KVM does not work here (%s), and forced: %v, want ErrAccelerator", info.AcceleratorReason, err)
+	case err != nil && info.Accelerator == smolvm.KVM:
+		t.Error(err)
+	}
+}
