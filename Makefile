@@ -30,7 +30,7 @@ image: setup build ## make the default image, unless it is there
 
 .PHONY: test
 test: setup image ## run all tests with the race detector, on real VMs
-	CGO_ENABLED=1 SMOLVM_TEST_IMAGES=$(IMAGES) $(GO) test -race -timeout 20m $(TESTFLAGS) ./...
+	CGO_ENABLED=1 SMOLVM_TEST_IMAGES=$(IMAGES) $(GO) test -race -count=1 -timeout 20m $(TESTFLAGS) ./...
 
 .PHONY: fuzz
 fuzz: ## fuzz every parser for FUZZTIME each (default 10s)

@@ -54,7 +54,8 @@ func arguments(l launch) ([]string, error) {
 	case vmm.TCG:
 		// Several processors share one thread: where each has its own, QEMU loses track
 		// of code that the guest's kernel patches while another processor runs it.
-		// One in 200 boots hung over that, as did every guest that patched for minutes.
+		// A few boots in a thousand hung over that, and guests that did nothing but patch
+		// within two minutes, all of them.
 		threads := "multi"
 		if l.CPUs > 1 {
 			threads = "single"
@@ -170,8 +171,8 @@ func commandLine(l launch) string {
 		"pci=off", // there is none to look for
 	}
 	if l.Accelerator == vmm.TCG {
-		// Emulated code is not what the processor speculates on: the guest's
-		// countermeasures protect nothing and cost 0.1 s of boot in patching code.
+		// The processor runs QEMU's translation of the guest's code, in which its
+		// countermeasures are not what they were: they cost 0.1 s of boot for nothing.
 		words = append(words, "mitigations=off")
 		// Programs at the same addresses every time find their translated code again:
 		// starting one takes a third of the time. What randomizing would have
