@@ -14,10 +14,7 @@ import (
 
 	"golang.org/x/net/dns/dnsmessage"
 
-	"github.com/vishvananda/netns"
-
 	"github.com/smolvm/smolvm"
-	"github.com/smolvm/smolvm/internal/testworld"
 )
 
 // TestEgress lets a guest resolve a name and fetch a page from the neighbour.
@@ -72,9 +69,10 @@ func TestPackages(t *testing.T) {
 func listenAtNeighbour(t *testing.T, port string) net.Listener {
 	t.Helper()
 	var l net.Listener
-	var err error
-	in(t, world.Neighbour, func() { l, err = net.Listen("tcp4", net.JoinHostPort(neighbourAddress, port)) })
-	if err != nil {
+	if err := world.Neighbour.Try(func() (err error) {
+		l, err = net.Listen("tcp4", net.JoinHostPort(neighbourAddress, port))
+		return err
+	}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
@@ -85,9 +83,10 @@ func listenAtNeighbour(t *testing.T, port string) net.Listener {
 func serveNames(t *testing.T) {
 	t.Helper()
 	var conn net.PacketConn
-	var err error
-	in(t, world.Neighbour, func() { conn, err = net.ListenPacket("udp4", neighbourAddress+":53") })
-	if err != nil {
+	if err := world.Neighbour.Try(func() (err error) {
+		conn, err = net.ListenPacket("udp4", neighbourAddress+":53")
+		return err
+	}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
@@ -128,19 +127,13 @@ func dialOutside(ctx context.Context, network, address string) (net.Conn, error)
 		if len(world.Nameservers) == 0 {
 			return nil, errors.New("the machine has no name server")
 		}
-		return dialIn(ctx, world.Outside, network, net.JoinHostPort(world.Nameservers[0], "53"))
+		return world.Outside.Dial(ctx, network, net.JoinHostPort(world.Nameservers[0], "53"))
 	}}
 	addrs, err := resolver.LookupNetIP(ctx, "ip4", host)
 	if err != nil {
 		return nil, err
 	}
-	return dialIn(ctx, world.Outside, network, net.JoinHostPort(addrs[0].String(), port))
-}
-
-// dialIn connects to a numeric address from within a namespace.
-func dialIn(ctx context.Context, ns netns.NsHandle, network, address string) (conn net.Conn, err error) {
-	enterErr := testworld.In(ns, func() { conn, err = (&net.Dialer{}).DialContext(ctx, network, address) })
-	return conn, errors.Join(enterErr, err)
+	return world.Outside.Dial(ctx, network, net.JoinHostPort(addrs[0].String(), port))
 }
 
 // mirrorReachable tries the first package source that it finds.

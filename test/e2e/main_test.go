@@ -9,8 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vishvananda/netns"
-
 	"github.com/smolvm/smolvm/internal/testworld"
 )
 
@@ -24,14 +22,14 @@ const (
 var world *testworld.World
 
 func TestMain(m *testing.M) {
-	os.Exit(testworld.Main(func(w *testworld.World) int {
+	testworld.Main(func(w *testworld.World) int {
 		world = w
 		if err := buildCommand(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 		return m.Run()
-	}))
+	})
 }
 
 // buildCommand builds smolvm as make does, but for the guest program, which make
@@ -43,12 +41,4 @@ func buildCommand() error {
 		return fmt.Errorf("build smolvm: %w: %s", err, strings.TrimSpace(string(out)))
 	}
 	return nil
-}
-
-// in runs f in another network namespace.
-func in(t *testing.T, ns netns.NsHandle, f func()) {
-	t.Helper()
-	if err := testworld.In(ns, f); err != nil {
-		t.Fatal(err)
-	}
 }

@@ -78,7 +78,9 @@ python3 /root/hello.py &`)
 				}
 			}
 			try("the host itself")
-			in(t, world.Neighbour, func() { try("the neighbour") })
+			if err := world.Neighbour.Try(func() error { try("the neighbour"); return nil }); err != nil {
+				t.Error(err)
+			}
 		})
 	}
 }

@@ -21,12 +21,16 @@ import (
 // insideVariable marks the copy of the test program that runs in its own namespace.
 const insideVariable = "SMOLVM_NETTEST_INSIDE"
 
+// outsideFile is where that copy finds the machine's real network namespace.
+const outsideFile = 3
+
 // Main runs a package's tests in a network namespace of their own. It is called
 // from TestMain with what runs the tests, and exits the program.
 func Main(run func() int) {
 	if os.Getenv(insideVariable) == "" {
 		os.Exit(reexec())
 	}
+	unix.CloseOnExec(outsideFile)
 	if err := up("lo"); err != nil {
 		fmt.Fprintln(os.Stderr, "nettest: bring up loopback:", err)
 		os.Exit(1)
@@ -34,20 +38,30 @@ func Main(run func() int) {
 	os.Exit(run())
 }
 
+// Outside is the machine's real network namespace. Only the package managers'
+// downloads may go there.
+func Outside() *Namespace { return &Namespace{fd: outsideFile} }
+
 // reexec runs this program again in new namespaces. Without root it takes a user
 // namespace, in which the tests have the rights they need.
 func reexec() int {
+	outside, err := os.Open("/proc/self/ns/net")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "nettest:", err)
+		return 1
+	}
 	runtime.LockOSThread() // the parent-death signal is the thread's
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Env = append(os.Environ(), insideVariable+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.ExtraFiles = []*os.File{outside} // becomes outsideFile
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
 	if os.Geteuid() != 0 {
 		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
 	}
-	err := cmd.Run()
+	err = cmd.Run()
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
@@ -69,14 +83,26 @@ func up(name string) error {
 
 // Namespace is a network namespace beside the test's own.
 type Namespace struct {
-	t  testing.TB
+	t  testing.TB // nil: only what returns errors may be used
 	fd int
 }
 
 // New makes a namespace that lasts as long as the test. Its loopback interface is up.
 func New(t testing.TB) *Namespace {
 	t.Helper()
-	n := &Namespace{t: t, fd: -1}
+	n, err := Make()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.t = t
+	t.Cleanup(func() { unix.Close(n.fd) })
+	return n
+}
+
+// Make makes a namespace that lasts as long as the process. Its loopback interface
+// is up.
+func Make() (*Namespace, error) {
+	n := &Namespace{fd: -1}
 	err := onThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return err
@@ -89,10 +115,9 @@ func New(t testing.TB) *Namespace {
 		return up("lo")
 	})
 	if err != nil {
-		t.Fatalf("make network namespace: %v", err)
+		return nil, fmt.Errorf("make network namespace: %w", err)
 	}
-	t.Cleanup(func() { unix.Close(n.fd) })
-	return n
+	return n, nil
 }
 
 // onThread runs f on an OS thread that is thrown away, so that f may change it.
@@ -166,23 +191,38 @@ func (n *Namespace) Run(name string, args ...string) string {
 	return string(out)
 }
 
-// Neighbour makes a namespace on a LAN with the test's own: its interface is "eth0",
-// the test's side is called name. The addresses are in CIDR notation; a
-// default route leads from the test's namespace to the neighbour.
+// Neighbour makes a namespace on a LAN with the test's own, as Connect does, for as
+// long as the test.
 func Neighbour(t testing.TB, name, ownAddr, neighbourAddr string, defaultRoute bool) *Namespace {
 	t.Helper()
 	n := New(t)
-	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "eth0", PeerNamespace: netlink.NsFd(n.fd)}
-	must(t, netlink.LinkAdd(veth))
-	t.Cleanup(func() { _ = netlink.LinkDel(veth) })
-	must(t, configure(name, ownAddr))
-	n.Do(func() error { return configure("eth0", neighbourAddr) })
-	if defaultRoute {
-		ip, _, err := net.ParseCIDR(neighbourAddr)
-		must(t, err)
-		must(t, netlink.RouteAdd(&netlink.Route{Gw: ip}))
-	}
+	t.Cleanup(func() { _ = netlink.LinkDel(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}}) })
+	must(t, n.Connect(name, ownAddr, neighbourAddr, defaultRoute))
 	return n
+}
+
+// Connect lays a LAN between the namespace and the process's own: the namespace's
+// interface is "eth0", the other side is called name. The addresses are in CIDR
+// notation; a default route leads to the namespace.
+func (n *Namespace) Connect(name, ownAddr, neighbourAddr string, defaultRoute bool) error {
+	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "eth0", PeerNamespace: netlink.NsFd(n.fd)}
+	if err := netlink.LinkAdd(veth); err != nil {
+		return fmt.Errorf("lay cable: %w", err)
+	}
+	if err := configure(name, ownAddr); err != nil {
+		return fmt.Errorf("configure %s: %w", name, err)
+	}
+	if err := n.Try(func() error { return configure("eth0", neighbourAddr) }); err != nil {
+		return fmt.Errorf("configure neighbour: %w", err)
+	}
+	if !defaultRoute {
+		return nil
+	}
+	ip, _, err := net.ParseCIDR(neighbourAddr)
+	if err != nil {
+		return err
+	}
+	return netlink.RouteAdd(&netlink.Route{Gw: ip})
 }
 
 func configure(name, cidr string) error {
