@@ -48,6 +48,18 @@ func (r *run) release() error {
 	return errors.Join(errs...)
 }
 
+// alive tells whether the machine runs. If it has ended, alive waits until the run
+// is released.
+func (r *run) alive() bool {
+	select {
+	case <-r.machine.Done():
+		<-r.ended
+		return false
+	default:
+		return true
+	}
+}
+
 // closeTimeout bounds what Close and other clean-up may take.
 const closeTimeout = 30 * time.Second
 
@@ -172,12 +184,16 @@ func (v *VM) watch(r *run) {
 	if err := r.release(); err != nil {
 		r.log.Warn("could not release all that a VM held", "error", err)
 	}
+	// Whoever deletes or gives up the VM waits for the end of its run, so it is
+	// still claimed here.
 	v.mu.Lock()
-	v.run = nil
 	claim := v.claim
 	v.mu.Unlock()
 	if err := claim.Update(markStopped); err != nil {
 		r.log.Warn("could not note that the VM ended", "error", err)
 	}
+	v.mu.Lock()
+	v.run = nil
+	v.mu.Unlock()
 	close(r.ended)
 }

@@ -29,12 +29,12 @@ func (v *VM) Start(ctx context.Context) error {
 		return fmt.Errorf("cannot start VM: %w", err)
 	}
 	v.mu.Lock()
-	running := v.run != nil
+	r := v.run
 	v.mu.Unlock()
-	if running {
+	if r != nil && r.alive() {
 		return nil
 	}
-	r, err := v.boot(ctx, claim)
+	r, err = v.boot(ctx, claim)
 	if err != nil {
 		return errors.Join(fmt.Errorf("cannot start VM: %w", timedOut(err)), claim.Update(markStopped), v.disown())
 	}

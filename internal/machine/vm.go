@@ -120,10 +120,10 @@ func (v *VM) running(ctx context.Context, op string) (*run, error) {
 	v.mu.Lock()
 	r, deleted := v.run, v.deleted
 	v.mu.Unlock()
-	if r != nil {
+	switch {
+	case r != nil && r.alive():
 		return r, nil
-	}
-	if deleted {
+	case deleted:
 		return nil, fmt.Errorf("cannot %s: %w", op, ErrDeleted)
 	}
 	info, err := v.Info(ctx)

@@ -62,6 +62,8 @@ func newWorld() (*World, error) {
 	w := &World{Neighbour: neighbour, Outside: nettest.Outside()}
 	return w, errors.Join(
 		neighbour.Connect("uplink", HostAddress+"/24", NeighbourAddress+"/24", true),
+		// The kernel takes seconds over an IPv6 address, and tests compare addresses.
+		nettest.Set("ipv6/conf/uplink/disable_ipv6", "1"),
 		mountImages(),
 		w.mountNameserver(),
 	)

@@ -212,16 +212,23 @@ func TestUnprivileged(t *testing.T) {
 		t.Errorf("both asked for port 18000, and got %d and %d", s.port, second.port)
 	}
 	wantPage(t, second.port, "by command")
-	for _, s := range []*server{s, second} {
-		if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
-		<-s.ended
-		if code := s.cmd.ProcessState.ExitCode(); code != 143 {
-			t.Errorf("exit code %d, want 143", code)
-		}
-		wantRefused(t, s.port)
+	// One is asked to end, the other killed. Nothing of either must remain.
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
 	}
+	<-s.ended
+	if code := s.cmd.ProcessState.ExitCode(); code != 143 {
+		t.Errorf("exit code %d, want 143", code)
+	}
+	wantRefused(t, s.port)
+	if err := second.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-second.ended
+	if stdout, stderr, code := f.runToEnd(as("ls", "--json")); code != 0 || strings.TrimSpace(stdout) != "[]" {
+		t.Errorf("ls: exit code %d, %q, %q", code, stdout, stderr)
+	}
+	wantRefused(t, second.port)
 	if _, stderr, code := f.runToEnd(as("run", "-p", "8000", "--transport", "nftables", "--", "true")); code != 125 || !strings.Contains(stderr, "nftables") {
 		t.Errorf("forced nftables without permission: exit code %d, %q", code, stderr)
 	}
