@@ -5,10 +5,10 @@ set -euo pipefail
 
 packages=(
   qemu-system-x86 qemu-utils  # the virtual machines
-  mmdebstrap e2fsprogs        # the default image
+  mmdebstrap e2fsprogs xz-utils # the default image
   slirp4netns                 # egress for VMs of unprivileged users
   gcc libc6-dev               # the race detector of the tests
-  nftables iproute2 util-linux # attackers and inspectors in the tests
+  nftables iproute2 util-linux cpio # attackers and inspectors in the tests
 )
 
 missing=()

@@ -109,7 +109,7 @@ func demo(ctx context.Context, stay, verbose bool) (err error) {
 	fmt.Println("accelerator:", info.Accelerator)
 	t.print()
 	if stay {
-		fmt.Print("Press Enter to remove the VM. ")
+		fmt.Println("Press Enter to remove the VM.")
 		wait(ctx)
 	}
 	return nil
