@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/lmittmann/tint"
+	"golang.org/x/term"
 
 	"github.com/smolvm/smolvm"
 )
@@ -50,7 +51,9 @@ func demo(ctx context.Context, stay, verbose bool) (err error) {
 		level = slog.LevelDebug
 	}
 	opts := []smolvm.Option{
-		smolvm.Logger(slog.New(tint.NewTextHandler(os.Stderr, &tint.Options{Level: level}))),
+		smolvm.Logger(slog.New(tint.NewTextHandler(os.Stderr, &tint.Options{
+			Level: level, NoColor: !term.IsTerminal(int(os.Stderr.Fd())),
+		}))),
 		smolvm.OnProgress(func(p smolvm.Progress) { fmt.Fprintln(os.Stderr, " ", p) }),
 	}
 	var t timer

@@ -68,6 +68,9 @@ func (v *VM) boot(ctx context.Context, claim *store.Claim) (_ *run, err error) {
 	if r.accelerator, r.acceleratorReason, err = h.accelerator(ctx, img.Kernel, initrd); err != nil {
 		return nil, err
 	}
+	if r.accelerator == vmm.TCG && h.opts.Accelerator == "" {
+		r.log.Warn("guest code is emulated, which is slow and no security boundary", "reason", r.acceleratorReason)
+	}
 	net, err := h.connect(ctx, v.name, NetworkMode(rec.Network), r.log)
 	if err != nil {
 		return nil, err

@@ -251,6 +251,9 @@ func TestForcedAccelerator(t *testing.T) {
 	if err != nil || info.AcceleratorReason == "" {
 		t.Fatalf("accelerator %s, reason %q, %v", info.Accelerator, info.AcceleratorReason, err)
 	}
+	if told := strings.Contains(f.log.String(), "guest code is emulated"); told != (info.Accelerator == smolvm.TCG) {
+		t.Errorf("the guest runs by %s; the log says that it is emulated: %v", info.Accelerator, told)
+	}
 	vm, err := smolvm.Launch(t.Context(), append(f.opts, smolvm.Accelerate(smolvm.KVM))...)
 	switch {
 	case info.Accelerator == smolvm.KVM && err == nil:

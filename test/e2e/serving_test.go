@@ -192,7 +192,11 @@ func TestConflicts(t *testing.T) {
 	serve(t, vms[1], 8000, "second")
 	expose(t, vms[0], 8000, 8000, smolvm.HostPort(8000))
 	second := expose(t, vms[1], 8000, 8001, smolvm.HostPort(8000))
-	if !strings.Contains(f.log.String(), "8000") || !strings.Contains(f.log.String(), "level=WARN") {
+	var warned bool
+	for line := range strings.Lines(f.log.String()) {
+		warned = warned || strings.Contains(line, "level=WARN") && strings.Contains(line, "wanted=8000 host_port=8001")
+	}
+	if !warned {
 		t.Errorf("the log does not warn of the other port:\n%s", f.log)
 	}
 	wantPage(t, 8000, "first")
