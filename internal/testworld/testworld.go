@@ -4,6 +4,7 @@
 package testworld
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -16,8 +17,8 @@ import (
 	"github.com/smolvm/smolvm/internal/store"
 )
 
-// imagesEnv names the image store that make test filled.
-const imagesEnv = "SMOLVM_TEST_IMAGES"
+// images is the image store that make test filled.
+func images() string { return cmp.Or(os.Getenv("SMOLVM_TEST_IMAGES"), store.SystemImages()) }
 
 // The addresses of the host and its one neighbour, which is its gateway and name
 // server too.
@@ -40,8 +41,8 @@ type World struct {
 // Main runs this program again in a new world, and there run. It exits with the exit
 // code of run. It is for TestMain, and for the main function of a benchmark.
 func Main(run func(*World) int) {
-	if os.Geteuid() != 0 || os.Getenv(imagesEnv) == "" {
-		fmt.Fprintf(os.Stderr, "tests with VMs need root, and %s: run them by make test\n", imagesEnv)
+	if _, err := os.Stat(images() + "/debian/current"); err != nil || os.Geteuid() != 0 {
+		fmt.Fprintln(os.Stderr, "tests with VMs need root, and an image: run them by make test")
 		os.Exit(1)
 	}
 	nettest.Main(func() int {
@@ -74,12 +75,11 @@ func mountImages() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	images, system := os.Getenv(imagesEnv), store.SystemImages()
-	if images != system {
+	if system := store.SystemImages(); images() != system {
 		if err := os.MkdirAll(system, 0o755); err != nil {
 			return err
 		}
-		if err := unix.Mount(images, system, "", unix.MS_BIND, ""); err != nil {
+		if err := unix.Mount(images(), system, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("mount images: %w", err)
 		}
 	}
