@@ -152,7 +152,7 @@ func round(ctx context.Context, dir string, s samples, polite bool) (info smolvm
 	var vm *smolvm.VM
 	defer func() {
 		if vm != nil {
-			err = errors.Join(err, s.unlessClosed(vm, polite))
+			err = errors.Join(err, s.end(vm, polite))
 		}
 	}()
 	if err := s.timed(coldStart, func() (err error) {
@@ -217,8 +217,8 @@ func (s samples) exposures(ctx context.Context, vm *smolvm.VM) error {
 	return nil
 }
 
-// unlessClosed ends a VM and times it.
-func (s samples) unlessClosed(vm *smolvm.VM, polite bool) error {
+// end ends a VM and times it.
+func (s samples) end(vm *smolvm.VM, polite bool) error {
 	if !polite {
 		return s.timed(closeVM, vm.Close)
 	}

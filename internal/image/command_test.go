@@ -58,16 +58,22 @@ func TestLockOutlivesBuilder(t *testing.T) {
 	}
 }
 
-func TestRunFails(t *testing.T) {
+// newJob returns a job in a directory of its own, under a lock, for as long as the test.
+func newJob(t *testing.T) *Job {
+	t.Helper()
 	dir := t.TempDir()
 	held, err := lock(t.Context(), filepath.Join(dir, lockFile), func() {})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer held.Close() //nolint:errcheck // a test's lock
-	job := &Job{Dir: dir, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), lock: held}
+	t.Cleanup(func() { held.Close() })
+	return &Job{Dir: dir, Log: slog.New(slog.DiscardHandler), lock: held}
+}
+
+func TestRunFails(t *testing.T) {
+	job := newJob(t)
 	script := `for i in 1 2 3 4 5 6 7 8 9 10 11 12 13; do echo "line $i" >&2; done; printf %1000s x >&2; printf no-newline >&2; exit 3`
-	_, err = job.run(t.Context(), command{name: "/bin/sh", args: []string{"-c", script}})
+	_, err := job.run(t.Context(), command{name: "/bin/sh", args: []string{"-c", script}})
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != 3 {
 		t.Fatalf("got %v", err)
@@ -77,7 +83,7 @@ func TestRunFails(t *testing.T) {
 		t.Errorf("error: %s", text)
 	}
 	out, err := job.run(t.Context(), command{name: "/bin/sh", args: []string{"-c", "echo out; pwd"}})
-	if err != nil || string(out) != "out\n"+dir+"\n" {
+	if err != nil || string(out) != "out\n"+job.Dir+"\n" {
 		t.Errorf("got %q, %v", out, err)
 	}
 }
@@ -99,13 +105,7 @@ func TestIsolated(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can make namespaces without a user namespace")
 	}
-	dir := t.TempDir()
-	held, err := lock(t.Context(), filepath.Join(dir, lockFile), func() {})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer held.Close() //nolint:errcheck // a test's lock
-	job := &Job{Dir: dir, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), lock: held}
+	job := newJob(t)
 	for _, isolated := range []bool{false, true} {
 		marker := fmt.Sprintf("1000.%d", os.Getpid())
 		script := `setsid sh -c 'trap "" TERM HUP; exec sleep ` + marker + `' </dev/null >/dev/null 2>&1 & until pgrep -f '^sleep ` + marker + `$' >/dev/null; do :; done`

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,12 +21,12 @@ type connection struct {
 	mode   NetworkMode
 	reason string             // why it is not what it could be
 	tap    *network.Interface // nil: the host cannot reach the guest by address
+	noTAP  error              // why tap is nil
 	device vmm.Network        // for the monitor
 	guest  *guestapi.Network  // for the guest; nil: it has no network
 }
 
-// errNoTAP is why forwards of a VM without a TAP are not the kernel's, unless
-// there is a deeper reason.
+// errNoTAP is why there is no TAP where there could be one.
 var errNoTAP = errors.New("the VM has no address that the host can reach")
 
 // connect makes the connection of a VM. The caller must Close it.
@@ -35,20 +36,22 @@ func (h *Host) connect(ctx context.Context, vm string, mode NetworkMode, log *sl
 	case mode == NetworkNAT && incapable != nil:
 		return nil, fmt.Errorf("network %s: %w", NetworkNAT, incapable)
 	case mode == NetworkUser:
-		return connectUser("asked for"), nil
+		return connectUser("asked for", cmp.Or(incapable, errNoTAP)), nil
 	case incapable == nil:
 		return h.attach(ctx, vm, mode)
 	case mode == NetworkNone:
-		return &connection{mode: NetworkNone, reason: incapable.Error(), device: vmm.Network{Mode: vmm.NetworkNone}}, nil
+		return &connection{mode: NetworkNone, reason: incapable.Error(), noTAP: incapable, device: vmm.Network{Mode: vmm.NetworkNone}}, nil
 	}
 	log.Info("the VM gets a user-mode network", "reason", incapable)
-	return connectUser(incapable.Error()), nil
+	return connectUser(incapable.Error(), incapable), nil
 }
 
 // connectUser connects a VM to the monitor's user-mode network.
-func connectUser(reason string) *connection {
+func connectUser(reason string, noTAP error) *connection {
 	guest := qemu.UserNetwork()
-	return &connection{mode: NetworkUser, reason: reason, device: vmm.Network{Mode: vmm.NetworkUser}, guest: &guest}
+	return &connection{
+		mode: NetworkUser, reason: reason, noTAP: noTAP, device: vmm.Network{Mode: vmm.NetworkUser}, guest: &guest,
+	}
 }
 
 // attach connects a VM through a TAP. With NetworkNone it is only the host that can
@@ -93,14 +96,9 @@ func (c *connection) hostInterface() *store.Interface {
 
 // forwards returns the manager of the VM's forwards.
 func (h *Host) forwards(c *connection, vm string, log *slog.Logger, tunnel forward.Dialer) *forward.Manager {
-	cfg := forward.Config{VM: vm, Log: log, Tunnel: tunnel, Guest: c.address()}
-	switch incapable := h.network.Capable(); {
-	case c.tap != nil:
+	cfg := forward.Config{VM: vm, Log: log, Tunnel: tunnel, Guest: c.address(), TableUnavailable: c.noTAP}
+	if c.tap != nil {
 		cfg.Table = h.network.Table()
-	case incapable != nil:
-		cfg.TableUnavailable = incapable
-	default:
-		cfg.TableUnavailable = errNoTAP
 	}
 	return forward.NewManager(cfg)
 }

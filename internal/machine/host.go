@@ -45,9 +45,6 @@ func NewHost(opts Options) (*Host, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	if opts.Progress == nil {
-		opts.Progress = func(image.Progress) {}
-	}
 	switch opts.Accelerator {
 	case "", vmm.KVM, vmm.TCG:
 	default:
@@ -74,24 +71,27 @@ func NewHost(opts Options) (*Host, error) {
 // again.
 func (h *Host) Close() error { return h.network.Close() }
 
-// Reap removes what crashed programs left: VMs that were theirs, with their
-// disks, and the network of VMs that are gone.
-func (h *Host) Reap(ctx context.Context) error {
+// reap removes what crashed programs left: VMs that were theirs, with their disks, and
+// the network of VMs that are gone. Every verb begins with it. That it fails is no
+// reason for the verb to fail.
+func (h *Host) reap(ctx context.Context) {
 	crashed, err := h.store.Reap(ctx)
 	errs := []error{err}
 	for _, rec := range crashed {
 		h.opts.Log.Info("settled VM of a program that died", "vm", rec.Name, "removed", rec.Ephemeral)
 	}
-	if h.network.Capable() != nil {
-		return errors.Join(errs...)
-	}
-	for _, rec := range crashed {
-		// Its monitor was killed with its owner, but may not be gone yet.
-		if i := rec.Interface; i != nil {
-			errs = append(errs, h.network.Detach(ctx, i.Name, i.Index))
+	if h.network.Capable() == nil {
+		for _, rec := range crashed {
+			// Its monitor was killed with its owner, but may not be gone yet.
+			if i := rec.Interface; i != nil {
+				errs = append(errs, h.network.Detach(ctx, i.Name, i.Index))
+			}
 		}
+		errs = append(errs, h.network.Reap(ctx))
 	}
-	return errors.Join(append(errs, h.network.Reap(ctx))...)
+	if err := errors.Join(errs...); err != nil {
+		h.opts.Log.Warn("could not remove what a crash left", "error", err)
+	}
 }
 
 // Image returns the image called name, which is made first if there is none.

@@ -73,7 +73,7 @@ func infoOf(e store.Entry) Info {
 		return Info{Name: e.Name, Dir: e.Dir, Err: e.Err}
 	}
 	info := Info{
-		Name: e.Name, Status: StatusCreated, Image: e.Image, Created: e.Created, MemoryMiB: e.MemoryMB, CPUs: e.CPUs,
+		Name: e.Name, Status: StatusCreated, Image: e.Image, Created: e.Created, MemoryMiB: e.MemoryMiB, CPUs: e.CPUs,
 		DiskSize: e.DiskSize, Dir: e.Dir, Console: filepath.Join(e.Dir, vmm.ConsoleLog), Keep: !e.Ephemeral,
 		Network: NetworkMode(e.Network),
 	}

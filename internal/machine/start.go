@@ -86,7 +86,7 @@ func (v *VM) boot(ctx context.Context, claim *store.Claim) (_ *run, err error) {
 	}
 	r.machine, err = h.driver.Start(ctx, vmm.Config{
 		Dir: claim.Dir(), Kernel: img.Kernel, Initrd: initrd, Disk: filepath.Join(claim.Dir(), diskFile),
-		MemoryMiB: rec.MemoryMB, CPUs: rec.CPUs, Accelerator: r.accelerator, Network: net.device,
+		MemoryMiB: rec.MemoryMiB, CPUs: rec.CPUs, Accelerator: r.accelerator, Network: net.device,
 	})
 	if err != nil {
 		return nil, err

@@ -44,9 +44,7 @@ func (h *Host) Create(ctx context.Context, spec Spec) (*VM, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := h.Reap(ctx); err != nil {
-		h.opts.Log.Warn("could not remove what a crash left", "error", err)
-	}
+	h.reap(ctx)
 	img, err := h.Image(ctx, spec.Image)
 	if err != nil {
 		return nil, err
@@ -63,7 +61,7 @@ func (h *Host) Create(ctx context.Context, spec Spec) (*VM, error) {
 	}
 	rec := store.Record{
 		Name: spec.Name, Created: time.Now().UTC(), Image: img.Name, ImageID: img.ID,
-		MemoryMB: spec.MemoryMiB, CPUs: spec.CPUs, DiskSize: spec.DiskSize, Env: spec.Env,
+		MemoryMiB: spec.MemoryMiB, CPUs: spec.CPUs, DiskSize: spec.DiskSize, Env: spec.Env,
 		Network: string(spec.Network), Ephemeral: !spec.Keep, HostKey: hostKey,
 	}
 	claim, err := h.store.Create(ctx, rec)
@@ -83,9 +81,7 @@ func (h *Host) Create(ctx context.Context, spec Spec) (*VM, error) {
 // Open returns a handle of a VM that exists. It does not own the VM until it
 // starts it.
 func (h *Host) Open(ctx context.Context, name string) (*VM, error) {
-	if err := h.Reap(ctx); err != nil {
-		h.opts.Log.Warn("could not remove what a crash left", "error", err)
-	}
+	h.reap(ctx)
 	if _, err := h.store.Get(ctx, name); err != nil {
 		return nil, err
 	}
@@ -95,9 +91,7 @@ func (h *Host) Open(ctx context.Context, name string) (*VM, error) {
 // List returns the VMs of the data directory by name. An Info whose Err is set
 // belongs to a VM whose record cannot be read.
 func (h *Host) List(ctx context.Context) ([]Info, error) {
-	if err := h.Reap(ctx); err != nil {
-		h.opts.Log.Warn("could not remove what a crash left", "error", err)
-	}
+	h.reap(ctx)
 	entries, err := h.store.List(ctx)
 	infos := make([]Info, len(entries))
 	for i, e := range entries {

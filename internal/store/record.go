@@ -19,16 +19,16 @@ const recordFile = "record.json"
 // Record is what is kept of a VM. It says what the VM is and what was asked for
 // it, never what the kernel or the guest do at the moment.
 type Record struct {
-	Version  int       `json:"version"`
-	Name     string    `json:"name"`
-	Created  time.Time `json:"created"`
-	Image    string    `json:"image"`
-	ImageID  string    `json:"image_id"`
-	MemoryMB int       `json:"memory_mib"`
-	CPUs     int       `json:"cpus"`
-	DiskSize int64     `json:"disk_bytes"`
-	Env      []string  `json:"env,omitempty"`
-	Network  string    `json:"network"`
+	Version   int       `json:"version"`
+	Name      string    `json:"name"`
+	Created   time.Time `json:"created"`
+	Image     string    `json:"image"`
+	ImageID   string    `json:"image_id"`
+	MemoryMiB int       `json:"memory_mib"`
+	CPUs      int       `json:"cpus"`
+	DiskSize  int64     `json:"disk_bytes"`
+	Env       []string  `json:"env,omitempty"`
+	Network   string    `json:"network"`
 	// Ephemeral VMs belong to the program that made them: when it is gone, so
 	// are they.
 	Ephemeral bool `json:"ephemeral"`

@@ -59,7 +59,7 @@ func create(t *testing.T, s *Store, rec Record) *Claim {
 
 func TestCreateClaimRemove(t *testing.T) {
 	s := newStore(t)
-	c := create(t, s, Record{Name: "web", MemoryMB: 512})
+	c := create(t, s, Record{Name: "web", MemoryMiB: 512})
 
 	if _, err := s.Create(t.Context(), Record{Name: "web"}); !errors.Is(err, ErrExists) {
 		t.Errorf("second Create: got %v, want ErrExists", err)
@@ -81,7 +81,7 @@ func TestCreateClaimRemove(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if rec := again.Record(); !rec.Running || rec.MemoryMB != 512 || rec.OwnerPID != os.Getpid() {
+	if rec := again.Record(); !rec.Running || rec.MemoryMiB != 512 || rec.OwnerPID != os.Getpid() {
 		t.Errorf("record read back: %+v", rec)
 	}
 	if err := errors.Join(again.Remove(t.Context()), again.Remove(t.Context())); err != nil {
