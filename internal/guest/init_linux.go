@@ -33,6 +33,7 @@ func Main() error {
 	if os.Getpid() != 1 {
 		return fmt.Errorf("this program boots a SmolVM guest: it must be PID 1")
 	}
+	RelaxCollector()
 	b := &boot{off: make(chan struct{}, 1)}
 	mountErr := mountAll("/", earlyMounts())
 	b.openConsole()

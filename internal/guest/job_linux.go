@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/guestapi"
+	"github.com/smolvm/smolvm/internal/guestapi/wire"
 )
 
 // job is a command that runs on an SSH channel.
@@ -85,10 +86,10 @@ func closeAll(files []*os.File) {
 	}
 }
 
-// run connects the job to its channel, until the command has ended and the host
+// run connects the job to its channel, which is over conn, until the command has ended and the host
 // was told how. It is called once, and the caller ends the job with hangUp if the
 // host closes the channel before.
-func (j *job) run(channel ssh.Channel) {
+func (j *job) run(conn *wire.Conn, channel ssh.Channel) {
 	if j.stdin != nil {
 		go func() {
 			_, _ = io.Copy(struct{ io.Writer }{j.stdin}, struct{ io.Reader }{channel})
@@ -107,7 +108,7 @@ func (j *job) run(channel ssh.Channel) {
 		if o.stderr {
 			to = channel.Stderr()
 		}
-		outputs = append(outputs, startOutput(o.from, to, rest))
+		outputs = append(outputs, startOutput(o.from, conn.Pace(to), rest))
 	}
 	<-j.child.done
 	for _, o := range outputs {

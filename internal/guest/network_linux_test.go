@@ -3,11 +3,14 @@ package guest
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -169,6 +172,54 @@ func TestAwaitDevice(t *testing.T) {
 		broken := errors.New("broken")
 		if _, err := awaitDevice(t.Context(), func() (string, error) { return "", broken }); !errors.Is(err, broken) {
 			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// The kernel is asked, and tells which sockets IPv4 does not reach.
+func TestSockets(t *testing.T) {
+	inNetwork(t, func(t *testing.T) {
+		must(t, loopbackUp())
+		must(t, os.WriteFile("/proc/sys/net/ipv6/conf/lo/disable_ipv6", []byte("0"), 0))
+		ports := make(map[string]uint16)
+		for _, at := range []string{"tcp4 127.0.0.1", "tcp4 0.0.0.0", "tcp6 ::1", "tcp6 ::", "tcp ::", "udp4 127.0.0.1", "udp4 0.0.0.0", "udp6 ::1", "udp6 ::", "udp ::"} {
+			network, host, _ := strings.Cut(at, " ")
+			address := net.JoinHostPort(host, "0")
+			if strings.HasPrefix(network, "tcp") {
+				l, err := net.Listen(network, address)
+				must(t, err)
+				defer l.Close()
+				ports[at] = uint16(l.Addr().(*net.TCPAddr).Port)
+				continue
+			}
+			c, err := net.ListenPacket(network, address)
+			must(t, err)
+			defer c.Close()
+			ports[at] = uint16(c.LocalAddr().(*net.UDPAddr).Port)
+		}
+		client, err := net.Dial("udp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(ports["udp4 127.0.0.1"])))) // takes from one only
+		must(t, err)
+		defer client.Close()
+
+		table := &socketTable{proc: "/proc/thread-self/net"}
+		const loopback, network = guestapi.ScopeLoopback, guestapi.ScopeNetwork
+		// The text does not tell of what the kernel answers.
+		for onlyV6, mute := range map[guestapi.Scope]bool{loopback: false, network: true} {
+			table.mute = mute
+			got, err := table.report()
+			must(t, err)
+			if table.mute != mute {
+				t.Error("the kernel does not answer")
+			}
+			tcp := map[uint16]guestapi.Scope{
+				ports["tcp4 127.0.0.1"]: loopback, ports["tcp4 0.0.0.0"]: network, ports["tcp6 ::1"]: loopback, ports["tcp6 ::"]: onlyV6, ports["tcp ::"]: network,
+			}
+			udp := map[uint16]guestapi.Scope{
+				ports["udp4 127.0.0.1"]: loopback, ports["udp4 0.0.0.0"]: network, ports["udp6 ::1"]: loopback, ports["udp6 ::"]: onlyV6, ports["udp ::"]: network,
+			}
+			if !maps.Equal(got.TCP, tcp) || !maps.Equal(got.UDP, udp) {
+				t.Errorf("mute %v: got %v, want %v and %v", mute, got, tcp, udp)
+			}
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
@@ -33,43 +34,82 @@ const tcp6Table = `  sl  local_address                         remote_address   
    3: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A 0
 `
 
-func TestTCPListeners(t *testing.T) {
+const udpTable = `   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
+  413: 0100007F:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 1 2 0 0
+  414: 0100007F:9C40 0100007F:0035 01 00000000:00000000 00:00000000 00000000     0        0 1 2 0 0
+  415: 00000000:0044 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 1 2 0 0
+  416: FB0000E0:14E9 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 1 2 0 0
+`
+
+// What the kernel writes is read when it answers no questions.
+func TestSocketsFromText(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "tcp"), []byte(tcpTable), 0o644); err != nil {
-		t.Fatal(err)
+	for name, content := range map[string]string{"tcp": tcpTable, "udp": udpTable} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
+	table := &socketTable{proc: dir, mute: true}
 	const loopback, network = guestapi.ScopeLoopback, guestapi.ScopeNetwork
-	want := map[uint16]guestapi.Scope{8000: loopback, 80: network, 8001: network}
-	got, err := tcpListeners(dir) // a kernel without IPv6
-	if err != nil || !maps.Equal(got.TCP, want) {
+	tcp := map[uint16]guestapi.Scope{8000: loopback, 80: network, 8001: network}
+	udp := map[uint16]guestapi.Scope{53: loopback, 68: network}
+	got, err := table.report() // a kernel without IPv6
+	if err != nil || !maps.Equal(got.TCP, tcp) || !maps.Equal(got.UDP, udp) {
 		t.Errorf("got %v, %v", got, err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "tcp6"), []byte(tcp6Table), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	maps.Copy(want, map[uint16]guestapi.Scope{81: loopback, 82: network, 83: loopback}) // 80 stays the wider
-	if got, err = tcpListeners(dir); err != nil || !maps.Equal(got.TCP, want) {
+	maps.Copy(tcp, map[uint16]guestapi.Scope{81: loopback, 82: network, 83: loopback}) // 80 stays the wider
+	if got, err = table.report(); err != nil || !maps.Equal(got.TCP, tcp) {
 		t.Errorf("got %v, %v", got, err)
 	}
 }
 
-func FuzzReadListeners(f *testing.F) {
-	f.Add([]byte(tcpTable))
-	f.Add([]byte(tcp6Table))
-	f.Add([]byte("\n0: :: 0 0A\n1: 0:0\n"))
-	f.Fuzz(func(t *testing.T, table []byte) {
-		whole, pieces := map[uint16]guestapi.Scope{}, map[uint16]guestapi.Scope{}
-		if err := readListeners(bytes.NewReader(table), whole); err != nil {
+func FuzzReadSockets(f *testing.F) {
+	f.Add([]byte(tcpTable), true)
+	f.Add([]byte(tcp6Table), true)
+	f.Add([]byte(udpTable), false)
+	f.Add([]byte("\n0: :: 0 0A\n1: 0:0\n"), true)
+	f.Fuzz(func(t *testing.T, table []byte, tcp bool) {
+		state := procClosed
+		if tcp {
+			state = procListen
+		}
+		whole, err := readSockets(bytes.NewReader(table), state, nil)
+		if err != nil && !errors.Is(err, bufio.ErrTooLong) {
 			t.Fatal(err)
 		}
-		if err := readListeners(iotest.OneByteReader(bytes.NewReader(table)), pieces); err != nil {
-			t.Fatal(err)
-		}
-		if !maps.Equal(whole, pieces) {
-			t.Fatalf("%v in one piece, %v in many", whole, pieces)
+		pieces, piecesErr := readSockets(iotest.OneByteReader(bytes.NewReader(table)), state, nil)
+		if !slices.Equal(whole, pieces) || !errors.Is(piecesErr, err) {
+			t.Fatalf("%v, %v in one piece, %v, %v in many", whole, err, pieces, piecesErr)
 		}
 		if len(whole) > bytes.Count(table, []byte("\n")) {
-			t.Fatalf("%d listeners in %d lines", len(whole), bytes.Count(table, []byte("\n")))
+			t.Fatalf("%d sockets in %d lines", len(whole), bytes.Count(table, []byte("\n")))
+		}
+	})
+}
+
+func FuzzParseDiag(f *testing.F) {
+	message := func(kind uint16, body []byte) []byte {
+		b := binary.NativeEndian.AppendUint32(nil, uint32(unix.SizeofNlMsghdr+len(body)))
+		b = binary.NativeEndian.AppendUint16(b, kind)
+		return append(append(b, make([]byte, 10)...), body...)
+	}
+	v6 := append(make([]byte, inetDiagMessageLen), 5, 0, inetDiagV6Only, 0, 1, 0, 0, 0)
+	v6[0] = unix.AF_INET6
+	f.Add(append(message(sockDiagByFamily, v6), message(unix.NLMSG_DONE, make([]byte, 4))...))
+	f.Add(message(unix.NLMSG_ERROR, []byte{0xfe, 0xff, 0xff, 0xff}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		sockets, done, err := parseDiag(b, nil)
+		if len(sockets)*(unix.SizeofNlMsghdr+inetDiagMessageLen) > len(b) {
+			t.Fatalf("%d sockets in %d bytes", len(sockets), len(b))
+		}
+		if err != nil && len(sockets) > 0 {
+			t.Fatal("sockets and an error")
+		}
+		if again, doneAgain, _ := parseDiag(b, nil); !slices.Equal(again, sockets) || done != doneAgain {
+			t.Fatal("not the same again")
 		}
 	})
 }

@@ -101,6 +101,8 @@ func helpReaper() error {
 
 // Processes that end when asked are waited for and no longer; others are killed.
 func helpEndProcesses() error {
+	// Who started the tests may ignore hangups, and children would inherit that.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP)
 	r := NewReaper()
 	defer r.Close()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))

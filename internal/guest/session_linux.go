@@ -13,7 +13,7 @@ import (
 )
 
 // exec serves a guestapi.ChannelExec channel.
-func (s *Server) exec(ctx context.Context, open ssh.NewChannel) {
+func (s *Server) exec(ctx context.Context, p *peer, open ssh.NewChannel) {
 	j, err := s.startExec(ctx, open.ExtraData())
 	if err != nil {
 		message, _ := json.Marshal(failure(err)) // strings: cannot fail
@@ -25,7 +25,7 @@ func (s *Server) exec(ctx context.Context, open ssh.NewChannel) {
 		j.abandon()
 		return
 	}
-	go j.run(channel)
+	go j.run(p.conn, channel)
 	for req := range requests {
 		_ = req.Reply(j.request(req), nil)
 	}
@@ -63,7 +63,7 @@ type session struct {
 	job    *job // nil until it is started
 }
 
-func (s *Server) session(ctx context.Context, open ssh.NewChannel) {
+func (s *Server) session(ctx context.Context, p *peer, open ssh.NewChannel) {
 	if err := s.system.Ready(ctx); err != nil {
 		_ = open.Reject(ssh.ConnectionFailed, err.Error())
 		return
@@ -78,7 +78,7 @@ func (s *Server) session(ctx context.Context, open ssh.NewChannel) {
 		ok := se.request(req)
 		_ = req.Reply(ok, nil)
 		if ok && (req.Type == "exec" || req.Type == "shell") {
-			go se.job.run(channel)
+			go se.job.run(p.conn, channel)
 		}
 	}
 	if se.job != nil {

@@ -28,7 +28,7 @@ type stream struct {
 }
 
 func newStream(rw io.ReadWriter, seed func([]byte)) *stream {
-	return &stream{rw: rw, seed: seed, buf: make([]byte, 32<<10)}
+	return &stream{rw: rw, seed: seed, buf: make([]byte, 128<<10)}
 }
 
 // accept returns the next session. The session before must have ended or be

@@ -20,7 +20,7 @@ const SSHPort = 22
 const (
 	// RequestConfigure gives the guest its Identity.
 	RequestConfigure = "configure@smolvm"
-	// RequestWatchListeners asks the guest to report its TCP listeners
+	// RequestWatchListeners asks the guest to report its listeners
 	// with RequestListeners, now and whenever they change. No payload.
 	RequestWatchListeners = "watch-listeners@smolvm"
 	// RequestPowerOff asks the guest to end its processes, sync its disk and
@@ -46,6 +46,20 @@ const (
 	// ChannelDial connects to a TCP address as the guest sees it. Its payload is
 	// a Dial.
 	ChannelDial = "direct-tcpip"
+	// ChannelDatagrams exchanges datagrams with a UDP address as the guest sees it.
+	// Its payload is a Dial. Both ways each datagram is preceded by its length:
+	// two bytes, the higher first.
+	ChannelDatagrams = "datagrams@smolvm"
+)
+
+// Channel requests, without payload or reply, either way on a ChannelDial. Without
+// either of them before the end of a direction the session was lost.
+const (
+	// RequestEnd comes before the end of a direction, or of both, that is in order.
+	RequestEnd = "end@smolvm"
+	// RequestReset comes before the channel is closed: the sender's end of the TCP
+	// connection was reset, and the other one is to be.
+	RequestReset = "reset@smolvm"
 )
 
 // MaxPayload bounds a request's payload, in bytes: what surely fits in one SSH
@@ -141,7 +155,9 @@ const (
 	ScopeNetwork  Scope = "network"  // on the guest's network address too
 )
 
-// Listeners are the guest's TCP listeners: the widest scope of each port.
+// Listeners are the guest's TCP listeners, and the UDP sockets that take datagrams
+// from anybody: the widest scope of each port.
 type Listeners struct {
 	TCP map[uint16]Scope `json:"tcp"`
+	UDP map[uint16]Scope `json:"udp"`
 }

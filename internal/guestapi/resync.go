@@ -1,5 +1,7 @@
 package guestapi
 
+import "bytes"
+
 // A virtio-serial port carries bytes, not connections: what one session left
 // unread is what the next one reads first. So every session begins with frames
 // that cannot be mistaken for anything else on the stream:
@@ -75,6 +77,14 @@ func (s *Scanner) Scan(p []byte) (n int, f Frame, ok bool) {
 				return i, s.frame(), true
 			}
 			continue
+		}
+		if s.n == 0 {
+			// Nearly all that is scanned is something else: get over it quickly.
+			next := bytes.IndexByte(p[i:], magic[0])
+			if next < 0 {
+				break
+			}
+			i += next
 		}
 		switch p[i] {
 		case magic[s.n]:

@@ -10,8 +10,12 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // serveTCP serves every connection with handle, on loopback, until the test ends.
@@ -110,34 +114,141 @@ func TestDialBigStreams(t *testing.T) {
 	}
 }
 
-// A server that has gone hard ends the connection, and ours ends the server's.
-func TestDialAbort(t *testing.T) {
+// A reset is passed on, either way, and is not taken for an orderly end.
+func TestDialReset(t *testing.T) {
 	l := newLink(t)
-	address := serveTCP(t, "tcp", "127.0.0.1:0", func(conn *net.TCPConn) {
-		_, _ = io.ReadFull(conn, make([]byte, 1))
-		_ = conn.SetLinger(0) // a reset
-	})
-	conn := mustDial(t, l, address)
-	if _, err := conn.Write([]byte("x")); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.Copy(io.Discard, conn); err != nil {
-		t.Errorf("reading: %v", err)
-	}
-
-	closed := make(chan struct{})
-	address = serveTCP(t, "tcp", "127.0.0.1:0", func(conn *net.TCPConn) {
-		defer close(closed)
-		for {
-			if _, err := conn.Write(make([]byte, 4096)); err != nil {
-				return
-			}
+	t.Run("theirs", func(t *testing.T) {
+		address := serveTCP(t, "tcp", "127.0.0.1:0", func(conn *net.TCPConn) {
+			_, _ = io.ReadFull(conn, make([]byte, 1))
+			_ = conn.SetLinger(0)
+		})
+		conn := mustDial(t, l, address)
+		if _, err := conn.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, conn); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("reading: %v", err)
+		}
+		if _, err := conn.Write([]byte("x")); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("writing: %v", err)
 		}
 	})
-	mustDial(t, l, address).Close()
-	select {
-	case <-closed:
-	case <-time.After(10 * time.Second):
+	// The server waits for one more byte, until the end.
+	ending := func(t *testing.T) (address string, end chan error) {
+		end = make(chan error, 1)
+		return serveTCP(t, "tcp", "127.0.0.1:0", func(conn *net.TCPConn) {
+			_, _ = conn.Write([]byte("x"))
+			_, err := conn.Read(make([]byte, 1))
+			end <- err
+		}), end
+	}
+	for how, want := range map[string]error{"ours": syscall.ECONNRESET, "not a reset": io.EOF} {
+		t.Run(how, func(t *testing.T) {
+			address, end := ending(t)
+			conn := mustDial(t, l, address)
+			if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			if want != io.EOF {
+				if err := conn.SetLinger(0); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := conn.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-end; !errors.Is(err, want) {
+				t.Errorf("the server saw %v, not %v", err, want)
+			}
+			if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+				t.Errorf("reading after Close: %v", err)
+			}
+			if _, err := conn.Write(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+				t.Errorf("writing after Close: %v", err)
+			}
+		})
+	}
+	t.Run("a server that wrote", func(t *testing.T) {
+		closed := make(chan struct{})
+		address := serveTCP(t, "tcp", "127.0.0.1:0", func(conn *net.TCPConn) {
+			defer close(closed)
+			for {
+				if _, err := conn.Write(make([]byte, 4096)); err != nil {
+					return
+				}
+			}
+		})
+		mustDial(t, l, address).Close()
+		<-closed
+	})
+}
+
+// A lost link is no orderly end, to either side.
+func TestDialLost(t *testing.T) {
+	p := startGuest(t, newFakeSystem())
+	l := dial(t, p)
+	served := make(chan error, 1)
+	address := serveTCP(t, "tcp", "127.0.0.1:0", func(conn *net.TCPConn) {
+		_, _ = conn.Write([]byte("x"))
+		_, err := conn.Read(make([]byte, 1))
+		served <- err
+	})
+	conn := mustDial(t, l, address)
+	if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	p.hangUp()
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, ErrLost) || errors.Is(err, io.EOF) {
+		t.Errorf("reading: %v", err)
+	}
+	if _, err := conn.Write(make([]byte, 1)); !errors.Is(err, ErrLost) {
+		t.Errorf("writing: %v", err)
+	}
+	if err := <-served; !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the server saw %v", err)
+	}
+}
+
+// A lost link ends a connection whose server reads nothing, too.
+func TestDialLostWhileFull(t *testing.T) {
+	p := startGuest(t, newFakeSystem())
+	l := dial(t, p)
+	ended := make(chan bool, 1)
+	address := serveTCP(t, "tcp", "127.0.0.1:0", func(conn *net.TCPConn) {
+		raw, err := conn.SyscallConn()
+		if err != nil {
+			return
+		}
+		_ = raw.Control(func(fd uintptr) {
+			n, err := 0, error(unix.EINTR)
+			for errors.Is(err, unix.EINTR) {
+				n, err = unix.Poll([]unix.PollFd{{Fd: int32(fd)}}, 20_000) // for a reset
+			}
+			ended <- n == 1
+		})
+	})
+	conn := mustDial(t, l, address)
+	writing := make(chan error, 1)
+	var written atomic.Int64
+	go func() {
+		data := make([]byte, 64<<10)
+		for {
+			if _, err := conn.Write(data); err != nil {
+				writing <- err
+				return
+			}
+			written.Add(int64(len(data)))
+		}
+	}()
+	for last := int64(-1); last != written.Load(); { // until nothing moves any more
+		last = written.Load()
+		time.Sleep(200 * time.Millisecond)
+	}
+	p.hangUp()
+	if err := <-writing; !errors.Is(err, ErrLost) {
+		t.Errorf("writing: %v", err)
+	}
+	if !<-ended {
 		t.Error("the server still has its connection")
 	}
 }

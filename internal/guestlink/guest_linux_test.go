@@ -185,6 +185,16 @@ func (p *port) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// hangUp cuts the connection to the host there is.
+func (p *port) hangUp() {
+	p.mu.Lock()
+	host := p.host
+	p.mu.Unlock()
+	if host != nil {
+		p.drop(host)
+	}
+}
+
 func (p *port) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

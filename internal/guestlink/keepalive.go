@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// The defaults of keepAlive. The guest shares a processor with others, and its
+// The defaults of KeepAlive. The guest shares a processor with others, and its
 // emulation may be slow: only a long silence means anything.
 const (
-	pingEvery   = 15 * time.Second
-	pingTimeout = 45 * time.Second
+	PingEvery   = 15 * time.Second
+	PingTimeout = 45 * time.Second
 )
 
 // keepAlive is how a silent link is found to be dead.

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -19,6 +20,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/smolvm/smolvm/internal/guestapi"
+	"github.com/smolvm/smolvm/internal/guestapi/wire"
 )
 
 // ErrLost is wrapped by errors that say that the link itself is gone: closed, ended
@@ -50,34 +52,47 @@ func (e *RefusedError) Is(target error) bool {
 // Link is a session with a guest. Its methods may be called concurrently.
 type Link struct {
 	conn ssh.Conn
+	wire *wire.Conn // what conn runs over
 	log  *slog.Logger
 	done chan struct{}
 
 	requests  chan struct{} // holds a token while a global request is under way
 	keepAlive chan keepAlive
+	listeners latest[guestapi.Listeners]
 
-	mu        sync.Mutex
-	cause     error // why the link ended, if known better than from conn
-	err       error
-	listeners listeners
+	mu       sync.Mutex
+	cause    error // why the link ended, if known better than from conn
+	err      error
+	watching bool // the guest was asked to report its listeners
 }
 
 // Dial begins a session over conn, which it owns from then on. The guest may still
 // be booting, or be in the middle of an older session's packet: Dial waits for it
 // until ctx ends. The Link does not depend on ctx afterwards.
 func Dial(ctx context.Context, conn net.Conn, log *slog.Logger) (*Link, error) {
+	return dialWith(ctx, conn, log, anyCipher())
+}
+
+// anyCipher are the ciphers in order of preference. The guest leaves out AES if its
+// processor has no instructions for it.
+func anyCipher() []string { return []string{ssh.CipherAES128GCM, ssh.CipherChaCha20Poly1305} }
+
+// emulatedCipher is what is fastest where the instructions for AES are emulated.
+func emulatedCipher() []string { return []string{ssh.CipherChaCha20Poly1305} }
+
+func dialWith(ctx context.Context, conn net.Conn, log *slog.Logger, ciphers []string) (*Link, error) {
 	synced, err := resync(ctx, conn)
 	if err != nil {
 		conn.Close()
 		return nil, err
 	}
+	over := wire.NewConn(synced)
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	client, channels, requests, err := ssh.NewClientConn(synced, "guest", &ssh.ClientConfig{
+	client, channels, requests, err := ssh.NewClientConn(over, "guest", &ssh.ClientConfig{
 		User: "root",
 		Config: ssh.Config{
 			KeyExchanges: []string{ssh.KeyExchangeCurve25519},
-			// The guest leaves out what its processor is slow at.
-			Ciphers: []string{ssh.CipherAES128GCM, ssh.CipherChaCha20Poly1305},
+			Ciphers:      ciphers,
 		},
 		HostKeyAlgorithms: []string{ssh.KeyAlgoED25519},
 		// Any key will do: the stream leads to this very virtual machine and nowhere
@@ -88,18 +103,19 @@ func Dial(ctx context.Context, conn net.Conn, log *slog.Logger) (*Link, error) {
 		err = ctx.Err()
 	}
 	if err != nil {
-		conn.Close()
+		over.Close()
 		return nil, fmt.Errorf("begin SSH session: %w", err)
 	}
 	l := &Link{
 		conn:      client,
+		wire:      over,
 		log:       log,
 		done:      make(chan struct{}),
 		requests:  make(chan struct{}, 1),
 		keepAlive: make(chan keepAlive),
 	}
 	go l.serve(channels, requests)
-	go l.keep(keepAlive{pingEvery, pingTimeout})
+	go l.keep(keepAlive{PingEvery, PingTimeout})
 	return l, nil
 }
 
@@ -119,6 +135,9 @@ func (l *Link) serve(channels <-chan ssh.NewChannel, requests <-chan *ssh.Reques
 	}
 	refusing.Wait()
 	err := l.conn.Wait()
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF // to nobody the end of what was to be read
+	}
 	l.mu.Lock()
 	if l.cause == nil {
 		l.cause = err
@@ -127,8 +146,8 @@ func (l *Link) serve(channels <-chan ssh.NewChannel, requests <-chan *ssh.Reques
 	if l.cause != nil {
 		l.err = fmt.Errorf("%w: %w", ErrLost, l.cause)
 	}
-	l.listeners.close()
 	l.mu.Unlock()
+	l.listeners.close()
 	close(l.done)
 }
 
@@ -262,6 +281,10 @@ func (l *Link) open(ctx context.Context, op, kind string, payload []byte) (ssh.C
 			}
 		}()
 		return nil, nil, fmt.Errorf("%s: %w", op, ctx.Err())
+	case <-l.done:
+		// A channel that is opened in the moment in which the session ends would be
+		// waited for in vain.
+		return nil, nil, l.lost(op, nil)
 	}
 }
 

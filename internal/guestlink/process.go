@@ -107,7 +107,7 @@ func (p *Process) run(l *Link, requests <-chan *ssh.Request, stdin io.Reader, st
 		// Nobody waits for this one: the reader may never end. It notices when it
 		// next has something to write.
 		go func() {
-			_, _ = io.Copy(struct{ io.Writer }{p.channel}, stdin)
+			_, _ = io.Copy(l.wire.Pace(p.channel), stdin)
 			_ = p.channel.CloseWrite()
 		}()
 	}

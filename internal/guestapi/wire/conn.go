@@ -1,0 +1,206 @@
+// Package wire is what both ends of the guest channel do alike: they carry SSH over a
+// byte stream without ever waiting for each other in a circle, and TCP connections
+// and datagrams over SSH's channels without losing how they ended.
+package wire
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+const (
+	// readSize is how much is read at once. SSH itself reads a packet in two or more
+	// pieces.
+	readSize = 256 << 10
+	// fullAt is how many queued bytes make those who send data wait: enough to keep the
+	// stream busy, little enough to delay what comes behind by no more than that.
+	fullAt = 256 << 10
+	// pieceSize is the most data that one SSH packet carries.
+	pieceSize = 32 << 10
+	// deadAt is how many queued bytes mean that the other end keeps asking for answers
+	// and does not read them.
+	deadAt = 128 << 20
+	// keepSize is the largest buffer that is kept for later.
+	keepSize = 1 << 20
+	// closeTimeout bounds how long Close waits for what is queued to be written.
+	closeTimeout = time.Second
+)
+
+// Conn is a connection for SSH to run over. A Write does not wait: it queues, and a
+// goroutine writes what has queued meanwhile all at once.
+//
+// That is fast, and it is what keeps two ends from waiting for each other for ever:
+// SSH answers some messages from the goroutine that reads, so a Write that waited
+// until the other end reads would keep this end from reading. In return all who send
+// data owe it to do so through Pace.
+type Conn struct {
+	net.Conn
+	in *bufio.Reader
+
+	written chan struct{} // closed when nothing is written any more
+
+	mu      sync.Mutex
+	work    *sync.Cond // there is something to write, or to end
+	room    *sync.Cond // the queue has room, or is no more
+	queue   []byte
+	closing bool  // nothing is to be queued any more
+	deaf    bool  // a Read failed: the other end is gone
+	err     error // why nothing can be written any more
+}
+
+// NewConn makes a Conn of conn, which it owns from then on.
+func NewConn(conn net.Conn) *Conn {
+	c := &Conn{Conn: conn, in: bufio.NewReaderSize(conn, readSize), written: make(chan struct{})}
+	c.work, c.room = sync.NewCond(&c.mu), sync.NewCond(&c.mu)
+	go c.writeAll()
+	return c
+}
+
+// Read implements io.Reader.
+func (c *Conn) Read(p []byte) (int, error) {
+	n, err := c.in.Read(p)
+	if err != nil {
+		c.mu.Lock()
+		c.deaf = true
+		c.mu.Unlock()
+	}
+	return n, err
+}
+
+// errNotRead ends a connection whose other end does not read.
+var errNotRead = errors.New("the other end does not read what it asked for")
+
+// Write queues p. Its error is that of an earlier write, or that the other end is gone:
+// SSH would wait for ever for the answer to what it asks after it has read the end.
+func (c *Conn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.err != nil:
+		return 0, c.err
+	case c.closing, c.deaf:
+		return 0, net.ErrClosed
+	}
+	if len(c.queue) >= deadAt {
+		c.fail(errNotRead)
+		c.Conn.Close()
+		return 0, c.err
+	}
+	c.queue = append(c.queue, p...)
+	c.work.Signal()
+	return len(p), nil
+}
+
+// Close closes the connection once what was queued is written, unless that takes
+// long or the other end is known to be gone.
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	c.closing = true
+	deaf := c.deaf
+	c.work.Signal()
+	c.room.Broadcast()
+	c.mu.Unlock()
+	if !deaf {
+		timeout := time.NewTimer(closeTimeout)
+		defer timeout.Stop()
+		select {
+		case <-c.written:
+		case <-timeout.C:
+		}
+	}
+	return c.Conn.Close()
+}
+
+// writeAll writes what is queued until a write fails or the connection is closed.
+func (c *Conn) writeAll() {
+	defer close(c.written)
+	var spare []byte
+	for {
+		batch, ok := c.take(spare)
+		if !ok {
+			return
+		}
+		_, err := c.Conn.Write(batch)
+		if err != nil {
+			c.mu.Lock()
+			c.fail(err)
+			c.mu.Unlock()
+			return
+		}
+		spare = batch[:0]
+		if cap(spare) > keepSize {
+			spare = nil
+		}
+	}
+}
+
+// take waits for something to write and leaves spare for what comes next.
+func (c *Conn) take(spare []byte) (batch []byte, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.queue) == 0 && !c.closing && c.err == nil {
+		// Those who were let in before may be held up by their own channels.
+		c.room.Broadcast()
+		c.work.Wait()
+	}
+	if len(c.queue) == 0 || c.closing && c.deaf {
+		return nil, false
+	}
+	batch, c.queue = c.queue, spare
+	// No more than there is room for, or thousands would come in at once.
+	for range fullAt / pieceSize {
+		c.room.Signal()
+	}
+	return batch, true
+}
+
+// fail ends all writing because of err, unless it has ended. The caller holds c.mu.
+func (c *Conn) fail(err error) {
+	if c.err == nil {
+		c.err = err
+	}
+	c.queue = nil
+	c.work.Signal()
+	c.room.Broadcast()
+}
+
+// await waits until the queue has room for data.
+func (c *Conn) await() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.queue) >= fullAt && c.err == nil && !c.closing {
+		c.room.Wait()
+	}
+	if c.err == nil && c.closing {
+		return net.ErrClosed
+	}
+	return c.err
+}
+
+// Pace returns a writer to w, which is a channel over c. It waits while too much is
+// queued already.
+func (c *Conn) Pace(w io.Writer) io.Writer { return &paced{conn: c, w: w} }
+
+type paced struct {
+	conn *Conn
+	w    io.Writer
+}
+
+func (p *paced) Write(b []byte) (written int, err error) {
+	for len(b) > 0 {
+		if err := p.conn.await(); err != nil {
+			return written, err
+		}
+		n, err := p.w.Write(b[:min(len(b), pieceSize)])
+		written += n
+		if err != nil {
+			return written, err
+		}
+		b = b[n:]
+	}
+	return written, nil
+}
