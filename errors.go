@@ -13,6 +13,8 @@ var (
 	// ErrInvalidPort: a port is not within 1 to 65535. [errors.As] a [*PortError]
 	// tells which.
 	ErrInvalidPort = forward.ErrInvalidPort
+	// ErrInvalidPortSpec: what was written is no [PortSpec].
+	ErrInvalidPortSpec = forward.ErrInvalidSpec
 	// ErrPortInUse: the host port is taken, and [Strict] forbade another.
 	// [errors.As] a [*PortInUseError] tells by whom, where that can be known.
 	ErrPortInUse = forward.ErrPortInUse

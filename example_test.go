@@ -104,6 +104,71 @@ func ExampleVM_ExposeLocal() {
 	// 1 true
 }
 
+// A range of ports and a UDP port at once: all of them are exposed, or none.
+func ExampleVM_ExposeAll() {
+	ctx := context.Background()
+	vm, err := smolvm.Launch(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer vm.Close()
+
+	var specs []smolvm.PortSpec
+	for _, text := range []string{"18000-18002:8000-8002", "15353:53/udp"} {
+		spec, err := smolvm.ParsePortSpec(text)
+		if err != nil {
+			log.Fatal(err)
+		}
+		specs = append(specs, spec)
+	}
+	forwards, err := vm.ExposeAll(ctx, specs, smolvm.Strict())
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, f := range forwards {
+		fmt.Printf("%d -> %d/%s %s\n", f.HostPort, f.GuestPort, f.Protocol, f.Health)
+	}
+	if err := vm.UnexposeAll(ctx, forwards); err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// 18000 -> 8000/tcp waiting
+	// 18001 -> 8001/tcp waiting
+	// 18002 -> 8002/tcp waiting
+	// 15353 -> 53/udp waiting
+}
+
+// Following a port until a server in the guest answers on it.
+func ExampleVM_ForwardEvents() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	vm, err := smolvm.Launch(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer vm.Close()
+
+	if _, err := vm.ExposeLocal(ctx, 8000); err != nil {
+		log.Fatal(err)
+	}
+	events, err := vm.ForwardEvents(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for e := range events {
+		fmt.Println(e.Kind, e.Forward.Health)
+		if e.Forward.Health == smolvm.Active {
+			break
+		}
+		if _, err := vm.Run(ctx, "python3 -m http.server 8000 &"); err != nil {
+			log.Fatal(err)
+		}
+	}
+	// Output:
+	// exposed waiting
+	// changed active
+}
+
 // A VM that is kept can be opened again, by this program or another.
 func ExampleOpen() {
 	ctx := context.Background()

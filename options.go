@@ -101,22 +101,43 @@ const (
 	TCG = vmm.TCG // emulated: slower, and no security boundary
 )
 
-// ExposeOption changes how [VM.ExposeLocal] exposes a port.
-type ExposeOption func(*forward.Request)
+// PortOption changes how [VM.ExposeLocal] and others deal with a port.
+type PortOption func(*forward.Request)
+
+func newRequest(req forward.Request, opts []PortOption) forward.Request {
+	for _, opt := range opts {
+		opt(&req)
+	}
+	return req
+}
+
+// Protocol is [TCP] or [UDP].
+type Protocol = forward.Protocol
+
+// The protocols.
+const (
+	TCP = forward.TCP
+	UDP = forward.UDP
+)
+
+// Over chooses the protocol of a port. The default is TCP.
+func Over(protocol Protocol) PortOption {
+	return func(r *forward.Request) { r.Protocol = protocol }
+}
 
 // HostPort asks for a host port, 1 to 65535. If it is busy another one is used,
 // unless [Strict] is given too.
-func HostPort(port int) ExposeOption {
+func HostPort(port int) PortOption {
 	return func(r *forward.Request) { r.HostPort, r.HostPortSet = port, true }
 }
 
 // Strict lets [VM.ExposeLocal] fail with [ErrPortInUse] if the host port asked for is
 // busy.
-func Strict() ExposeOption { return func(r *forward.Request) { r.Strict = true } }
+func Strict() PortOption { return func(r *forward.Request) { r.Strict = true } }
 
 // Transport forces a transport: [NFTables] or [SSHTunnel]. By default the first is
 // used where it can be, else the second.
-func Transport(kind TransportKind) ExposeOption {
+func Transport(kind TransportKind) PortOption {
 	return func(r *forward.Request) { r.Transport = kind }
 }
 
@@ -135,9 +156,37 @@ const (
 // Forward is an exposed port as it is now.
 type Forward = forward.Forward
 
-// PortSpec is a pair of ports as people write it: [HOST:]GUEST.
+// Pair is a host port and the guest's port that it leads to.
+type Pair = forward.Pair
+
+// Traffic is what has gone through a forward.
+type Traffic = forward.Traffic
+
+// Health is what a client of a forward can expect.
+type Health = forward.Health
+
+// The states of a forward.
+const (
+	Active  = forward.Active  // something in the guest listens
+	Waiting = forward.Waiting // nothing in the guest listens yet
+	Down    = forward.Down    // nothing gets through; the Forward's Reason says why
+)
+
+// ForwardEvent is news of a forward.
+type ForwardEvent = forward.Event
+
+// The kinds of ForwardEvent.
+const (
+	ForwardExposed   = forward.Exposed
+	ForwardChanged   = forward.Changed
+	ForwardUnexposed = forward.Unexposed
+)
+
+// PortSpec is ports as people write them: [[HOST_IP:]HOST_PORT:]GUEST_PORT[/tcp|/udp],
+// where both may be ranges of the same length, such as 8000-8010:9000-9010.
 type PortSpec = forward.Spec
 
-// ParsePortSpec reads a PortSpec, such as "8000" or "8080:80". It fails with
-// ErrInvalidPort if a port is out of range.
+// ParsePortSpec reads a PortSpec, such as "8000", "8080:80" or "5353:53/udp". HOST_IP
+// may be 127.0.0.1, ::1 or localhost, and all mean localhost, on both of its addresses. It fails
+// with ErrInvalidPort if a port is out of range, else with ErrInvalidPortSpec.
 func ParsePortSpec(text string) (PortSpec, error) { return forward.ParseSpec(text) }

@@ -14,6 +14,7 @@ package smolvm
 import (
 	"context"
 	"errors"
+	"iter"
 	"net/netip"
 
 	"github.com/smolvm/smolvm/internal/forward"
@@ -35,6 +36,7 @@ type Status = machine.Status
 const (
 	StatusCreated = machine.StatusCreated // never started
 	StatusRunning = machine.StatusRunning
+	StatusPaused  = machine.StatusPaused
 	StatusStopped = machine.StatusStopped
 	StatusDeleted = machine.StatusDeleted
 )
@@ -150,6 +152,15 @@ func (v *VM) Start(ctx context.Context) error { return v.vm.Start(ctx) }
 // does not run does nothing.
 func (v *VM) Stop(ctx context.Context) error { return v.vm.Stop(ctx) }
 
+// Pause stops the guest's processors until [VM.Resume]. Its memory, its connections and
+// its forwards stay; who connects meanwhile waits. Commands cannot be started. Pausing a
+// paused VM does nothing. It fails with ErrNotRunning.
+func (v *VM) Pause(ctx context.Context) error { return v.vm.Pause(ctx) }
+
+// Resume lets a paused VM run again. If it is not paused, that does nothing. It fails
+// with ErrNotRunning.
+func (v *VM) Resume(ctx context.Context) error { return v.vm.Resume(ctx) }
+
 // Delete stops the VM the hard way and removes it with its disk. Deleting a deleted
 // VM does nothing.
 func (v *VM) Delete(ctx context.Context) error { return v.vm.Delete(ctx) }
@@ -159,32 +170,69 @@ func (v *VM) Delete(ctx context.Context) error { return v.vm.Delete(ctx) }
 // no context, so that it can be deferred, and does nothing the second time.
 func (v *VM) Close() error { return v.vm.Close() }
 
-// ExposeLocal makes a TCP port of the guest answer on localhost and returns the
+// ExposeLocal makes a port of the guest answer on localhost and returns the
 // host port in use: any free one, or [HostPort], or if that is busy the next
 // free one. It does not wait for a server: see [VM.WaitPort]. The same guest port
 // may be exposed on several host ports; exposing it twice on the same one, or twice
-// without HostPort, returns what there is.
+// without HostPort, returns what there is. It is TCP unless [Over] says otherwise.
 //
 // It fails with ErrInvalidPort, ErrNotRunning, and if they were given, ErrPortInUse
 // ([Strict]) and ErrTransport ([Transport]).
-func (v *VM) ExposeLocal(ctx context.Context, guestPort int, opts ...ExposeOption) (hostPort int, err error) {
-	req := forward.Request{GuestPort: guestPort}
-	for _, opt := range opts {
-		opt(&req)
+func (v *VM) ExposeLocal(ctx context.Context, guestPort int, opts ...PortOption) (hostPort int, err error) {
+	forwards, err := v.vm.Expose(ctx, newRequest(forward.Request{GuestPort: guestPort}, opts))
+	if err != nil {
+		return 0, err
 	}
-	f, err := v.vm.Expose(ctx, req)
-	return f.HostPort, err
+	return forwards[0].HostPort, nil
+}
+
+// ExposeAll is [VM.ExposeLocal] for many ports at once: all of them are exposed, or if
+// it fails none. The forwards come in the order of the specs and, within each, of
+// its ports. Of the options [HostPort] and [Over] do not count: the specs say that.
+func (v *VM) ExposeAll(ctx context.Context, specs []PortSpec, opts ...PortOption) ([]Forward, error) {
+	var reqs []forward.Request
+	for _, spec := range specs {
+		for _, own := range spec.Requests() {
+			req := newRequest(own, opts)
+			req.Protocol, req.HostPort, req.HostPortSet = own.Protocol, own.HostPort, own.HostPortSet
+			reqs = append(reqs, req)
+		}
+	}
+	return v.vm.Expose(ctx, reqs...)
 }
 
 // UnexposeLocal ends what ExposeLocal began. The host port is free at once and
-// connections through it end. It does nothing if there is no such forward.
-func (v *VM) UnexposeLocal(ctx context.Context, hostPort, guestPort int) error {
-	return v.vm.Unexpose(ctx, hostPort, guestPort)
+// connections through it end. It does nothing if there is no such forward. Of
+// the options [Over] alone counts.
+func (v *VM) UnexposeLocal(ctx context.Context, hostPort, guestPort int, opts ...PortOption) error {
+	req := newRequest(forward.Request{GuestPort: guestPort}, opts)
+	return v.vm.Unexpose(ctx, forward.Pair{HostPort: hostPort, GuestPort: guestPort, Protocol: req.Protocol})
 }
 
-// Forwards returns what is exposed now, in the order of host ports.
+// UnexposeAll is [VM.UnexposeLocal] for many ports at once. If it fails, all of them
+// are still exposed.
+func (v *VM) UnexposeAll(ctx context.Context, forwards []Forward) error {
+	pairs := make([]forward.Pair, len(forwards))
+	for i, f := range forwards {
+		pairs[i] = f.Pair
+	}
+	return v.vm.Unexpose(ctx, pairs...)
+}
+
+// Forwards returns what is exposed now, in the order of host ports. The transport, the
+// health and the traffic are read from the kernel and the guest at that moment.
 func (v *VM) Forwards() []Forward { return v.vm.Forwards() }
 
-// WaitPort waits until something in the guest listens on a TCP port. It fails
-// with ErrTimeout once the deadline of ctx has passed.
-func (v *VM) WaitPort(ctx context.Context, guestPort int) error { return v.vm.WaitPort(ctx, guestPort) }
+// ForwardEvents yields what happens to forwards: first those that exist, as
+// [ForwardExposed], then every change of a transport or of a server's health, until
+// ctx ends or the VM stops. A slow reader gets the newest state of each forward
+// only, and holds nobody up. It fails with ErrNotRunning.
+func (v *VM) ForwardEvents(ctx context.Context) (iter.Seq[ForwardEvent], error) {
+	return v.vm.ForwardEvents(ctx)
+}
+
+// WaitPort waits until something in the guest listens on a port: TCP, unless [Over]
+// says otherwise. It fails with ErrTimeout once the deadline of ctx has passed.
+func (v *VM) WaitPort(ctx context.Context, guestPort int, opts ...PortOption) error {
+	return v.vm.WaitPort(ctx, newRequest(forward.Request{GuestPort: guestPort}, opts))
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -43,7 +44,7 @@ run, 127 if there is no such command; 128 plus the signal's number if a signal
 ended smolvm or the command.`,
 		Example: `  smolvm run -- uname -a
   smolvm run -p 8000 -- python3 -m http.server 8000
-  smolvm run -p 8080:80 -p 5432 --memory 1024
+  smolvm run -p 8080:80 -p 5432 -p 5353:53/udp --memory 1024
   echo 'print(6 * 7)' | smolvm run -i -- python3 -`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			before := len(args)
@@ -67,7 +68,7 @@ ended smolvm or the command.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringArrayVarP(&f.ports, "publish", "p", nil, "put a port of the guest on localhost: `[HOST:]GUEST` (may be repeated)")
+	flags.StringArrayVarP(&f.ports, "publish", "p", nil, "put a port of the guest on localhost: `[HOST:]GUEST[/udp]`, also ranges such as 8000-8010:9000-9010 (may be repeated)")
 	flags.BoolVar(&f.strict, "strict", false, "fail if a host port is busy, rather than take the next free one")
 	flags.StringVar(&f.name, "name", "", "name of the VM (default: made up)")
 	flags.StringVar(&f.image, "image", "debian", "image of the VM")
@@ -128,10 +129,8 @@ func run(ctx context.Context, g *globals, f runFlags, command []string) (err err
 			err = errors.Join(err, fmt.Errorf("remove VM %s: %w", vm.Name(), closeErr))
 		}
 	}()
-	for _, spec := range specs {
-		if err := publish(ctx, vm, spec, f); err != nil {
-			return err
-		}
+	if err := publish(ctx, vm, specs, f); err != nil {
+		return err
 	}
 	if len(command) == 0 {
 		fmt.Fprintf(os.Stderr, "%s is running; Ctrl-C stops it\n", vm.Name())
@@ -146,26 +145,25 @@ func run(ctx context.Context, g *globals, f runFlags, command []string) (err err
 	return commandStatus(cmd.Run())
 }
 
-// publish exposes one port and says where.
-func publish(ctx context.Context, vm *smolvm.VM, spec smolvm.PortSpec, f runFlags) error {
-	var opts []smolvm.ExposeOption
-	if spec.HostPort != 0 {
-		opts = append(opts, smolvm.HostPort(spec.HostPort))
-	}
+// publish exposes ports and says where.
+func publish(ctx context.Context, vm *smolvm.VM, specs []smolvm.PortSpec, f runFlags) error {
+	var opts []smolvm.PortOption
 	if f.strict {
 		opts = append(opts, smolvm.Strict())
 	}
 	if f.transport != "" {
 		opts = append(opts, smolvm.Transport(smolvm.TransportKind(f.transport)))
 	}
-	port, err := vm.ExposeLocal(ctx, spec.GuestPort, opts...)
+	forwards, err := vm.ExposeAll(ctx, specs, opts...)
 	if err != nil {
 		return err
 	}
-	for _, fw := range vm.Forwards() {
-		if fw.HostPort == port {
-			fmt.Fprintf(os.Stderr, "127.0.0.1:%d -> %d  transport=%s\n", port, spec.GuestPort, fw.Transport)
+	for _, fw := range forwards {
+		guest := strconv.Itoa(fw.GuestPort)
+		if fw.Protocol == smolvm.UDP {
+			guest += "/udp"
 		}
+		fmt.Fprintf(os.Stderr, "127.0.0.1:%d -> %s  transport=%s\n", fw.HostPort, guest, fw.Transport)
 	}
 	return nil
 }

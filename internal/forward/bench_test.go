@@ -1,19 +1,14 @@
 package forward_test
 
 import (
-	"context"
-	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"testing"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/forward"
-	"github.com/smolvm/smolvm/internal/network"
-	"github.com/smolvm/smolvm/internal/network/nettest"
 )
 
 // BenchmarkExpose measures what a user waits for, after the proof.
@@ -21,17 +16,17 @@ func BenchmarkExpose(b *testing.B) {
 	m := newMachine(b)
 	for _, transport := range []forward.Transport{forward.NFTables, forward.SSHTunnel} {
 		b.Run(string(transport), func(b *testing.B) {
-			var expose, unexpose []time.Duration
+			var exposed, unexposed []time.Duration
 			for b.Loop() {
 				t0 := time.Now()
 				f, err := m.Expose(b.Context(), forward.Request{GuestPort: 80, Transport: transport})
 				must(b, err)
 				t1 := time.Now()
-				must(b, m.Unexpose(b.Context(), f.HostPort, f.GuestPort))
-				expose, unexpose = append(expose, t1.Sub(t0)), append(unexpose, time.Since(t1))
+				must(b, unexpose(b.Context(), m.Manager, f))
+				exposed, unexposed = append(exposed, t1.Sub(t0)), append(unexposed, time.Since(t1))
 			}
-			b.ReportMetric(float64(median(expose).Microseconds()), "µs-p50-expose")
-			b.ReportMetric(float64(median(unexpose).Microseconds()), "µs-p50-unexpose")
+			b.ReportMetric(float64(median(exposed).Microseconds()), "µs-p50-expose")
+			b.ReportMetric(float64(median(unexposed).Microseconds()), "µs-p50-unexpose")
 		})
 	}
 }
@@ -42,41 +37,29 @@ func median(d []time.Duration) time.Duration {
 }
 
 // BenchmarkThroughput sends from the host to a guest that a virtual cable connects,
-// so that the paths are compared and not a monitor.
+// so that the paths are compared and not a monitor. The copied path is what a proxy
+// does that takes all bytes into its own memory.
 func BenchmarkThroughput(b *testing.B) {
-	guest := nettest.Neighbour(b, "smol0", "198.18.0.0/31", "198.18.0.1/31", false)
-	must(b, nettest.Set("ipv4/conf/smol0/route_localnet", "1"))
-	host := network.NewHost(network.Options{RuntimeDir: b.TempDir()})
-	b.Cleanup(func() { must(b, errors.Join(host.Reap(context.Background()), host.Close())) })
-	go serveName(guest.Listen("0.0.0.0:22"), "SSH-2.0-test")
-	addr := netip.MustParseAddr("198.18.0.1")
-	m := forward.NewManager(forward.Config{VM: "bench", Table: host.Table(), Guest: addr, Tunnel: forward.Direct(addr)})
-	defer m.Close()
-	sink := guest.Listen("0.0.0.0:90")
-	go func() {
+	s := newSite(b)
+	sink := func(c *net.TCPConn) {
+		block := make([]byte, 1<<20)
 		for {
-			c, err := sink.Accept()
-			if err != nil {
+			if _, err := c.Read(block); err != nil {
 				return
 			}
-			go func() {
-				defer c.Close()
-				io.Copy(io.Discard, c)
-			}()
 		}
-	}()
-	f, err := m.Expose(b.Context(), forward.Request{GuestPort: 90, Transport: forward.NFTables})
-	must(b, err)
-	for _, path := range []struct {
-		name, host string
-		port       int
-	}{
-		{"direct", addr.String(), 90},
-		{"nftables", "127.0.0.1", f.HostPort},
-		{"spliced", "::1", f.HostPort},
-	} {
-		b.Run(path.name, func(b *testing.B) {
-			c, err := net.Dial("tcp", net.JoinHostPort(path.host, strconv.Itoa(path.port)))
+	}
+	go serveConns(s.Listen("0.0.0.0:90"), sink)
+	direct := netip.AddrPortFrom(siteAddr, 90).String()
+	addresses := map[string]string{"direct": direct, "copied": copyingProxy(b, direct)}
+	names := []string{"direct", "copied"}
+	for _, way := range ways() {
+		addresses[way.name] = path{s, way}.serve(b, sink)
+		names = append(names, way.name)
+	}
+	for _, name := range names {
+		b.Run(name, func(b *testing.B) {
+			c, err := net.Dial("tcp", addresses[name])
 			must(b, err)
 			defer c.Close()
 			chunk := make([]byte, 1<<20)
@@ -86,13 +69,29 @@ func BenchmarkThroughput(b *testing.B) {
 				must(b, err)
 			}
 		})
-		b.Run(path.name+"-connect", func(b *testing.B) {
+		b.Run(name+"-connect", func(b *testing.B) {
 			for b.Loop() {
-				c, err := net.Dial("tcp", net.JoinHostPort(path.host, strconv.Itoa(path.port)))
+				c, err := net.Dial("tcp", addresses[name])
 				must(b, err)
 				must(b, c.(*net.TCPConn).SetLinger(0))
 				c.Close()
 			}
 		})
 	}
+}
+
+// copyingProxy listens on ::1 until the benchmark ends.
+func copyingProxy(b *testing.B, to string) (address string) {
+	l, err := net.Listen("tcp", "[::1]:0")
+	must(b, err)
+	b.Cleanup(func() { l.Close() })
+	go serveConns(l.(*net.TCPListener), func(client *net.TCPConn) {
+		guest, err := net.Dial("tcp", to)
+		if err != nil {
+			return
+		}
+		defer guest.Close()
+		io.CopyBuffer(struct{ io.Writer }{guest}, struct{ io.Reader }{client}, make([]byte, 64<<10))
+	})
+	return l.Addr().String()
 }

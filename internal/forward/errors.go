@@ -12,10 +12,15 @@ var (
 	ErrInvalidPort = errors.New("invalid port")
 	// ErrTransport is matched by every TransportError.
 	ErrTransport = errors.New("transport cannot be used")
-	// ErrMapped is wrapped by Table.Add when the host port belongs to another guest.
+	// ErrInvalidSpec is wrapped by errors about what no forward can be.
+	ErrInvalidSpec = errors.New("invalid port specification")
+	// ErrMapped is matched by every MappedError.
 	ErrMapped = errors.New("host port is mapped to another guest")
 	// ErrClosed is returned by a Manager that was closed.
 	ErrClosed = errors.New("port forwarding is closed")
+
+	// errBusy is what a reservation fails with when another socket has the port.
+	errBusy = errors.New("the port is busy")
 
 	errUnknownTransport = fmt.Errorf("it must be %s or %s", NFTables, SSHTunnel)
 	errNoTable          = errors.New("there is no table to forward with")
@@ -36,7 +41,8 @@ func (e *PortError) Is(target error) bool { return target == ErrInvalidPort }
 
 // PortInUseError says that a host port is taken.
 type PortInUseError struct {
-	Port int
+	Port     int
+	Protocol Protocol
 	// Holder is who holds it, "nginx, pid 812"; empty if that cannot be known.
 	Holder string
 }
@@ -65,3 +71,13 @@ func (e *TransportError) Unwrap() error { return e.Err }
 
 // Is makes every TransportError match ErrTransport.
 func (e *TransportError) Is(target error) bool { return target == ErrTransport }
+
+// MappedError says that the kernel sends a host port to another guest already.
+type MappedError struct{ Mapping Mapping }
+
+func (e *MappedError) Error() string {
+	return fmt.Sprintf("host port %d/%s is mapped to another guest", e.Mapping.HostPort, e.Mapping.Protocol)
+}
+
+// Is makes every MappedError match ErrMapped.
+func (e *MappedError) Is(target error) bool { return target == ErrMapped }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"net/netip"
 	"os"
 	"runtime"
 	"strconv"
@@ -84,7 +83,7 @@ func TestInvalidRequests(t *testing.T) {
 	if _, err := m.Expose(t.Context(), forward.Request{GuestPort: 80, Transport: "pigeon"}); !errors.Is(err, forward.ErrTransport) {
 		t.Error("pigeon:", err)
 	}
-	if err := m.Unexpose(t.Context(), 0, 80); !errors.Is(err, forward.ErrInvalidPort) {
+	if err := m.Unexpose(t.Context(), forward.Pair{GuestPort: 80}); !errors.Is(err, forward.ErrInvalidPort) {
 		t.Error("unexpose:", err)
 	}
 	wantFootprint(t, before)
@@ -93,13 +92,18 @@ func TestInvalidRequests(t *testing.T) {
 	}
 }
 
+// same tells whether two descriptions are of one forward that goes one way.
+func same(a, b forward.Forward) bool {
+	return a.Pair == b.Pair && a.Transport == b.Transport && a.Reason == b.Reason
+}
+
 func TestExposeIsIdempotent(t *testing.T) {
 	m := newMachine(t)
 	f := m.expose(forward.Request{GuestPort: 80})
 	for _, req := range []forward.Request{
 		{GuestPort: 80}, {GuestPort: 80, HostPort: f.HostPort}, {GuestPort: 80, HostPort: f.HostPort, Strict: true, Transport: forward.NFTables},
 	} {
-		if again := m.expose(req); again != f {
+		if again := m.expose(req); !same(again, f) {
 			t.Errorf("%+v gave %+v, not %+v", req, again, f)
 		}
 	}
@@ -110,10 +114,10 @@ func TestExposeIsIdempotent(t *testing.T) {
 	if _, err := m.Expose(t.Context(), forward.Request{GuestPort: 81, HostPort: f.HostPort, Strict: true}); !errors.Is(err, forward.ErrPortInUse) {
 		t.Error(err)
 	}
-	if err := m.Unexpose(t.Context(), f.HostPort, 81); err != nil {
+	if err := m.Unexpose(t.Context(), forward.Pair{HostPort: f.HostPort, GuestPort: 81}); err != nil {
 		t.Error(err)
 	}
-	if got := m.Forwards(); len(got) != 1 || got[0] != f {
+	if got := m.Forwards(); len(got) != 1 || !same(got[0], f) {
 		t.Errorf("forwards are %+v", got)
 	}
 }
@@ -189,7 +193,7 @@ func TestAnotherOwnersElementIsBusy(t *testing.T) {
 		m := newMachine(t)
 		port := freePort(t)
 		// What an owner that was killed leaves while its VM lives.
-		left := forward.Mapping{Protocol: forward.TCP, HostPort: uint16(port), Guest: netip.MustParseAddrPort("198.18.0.99:80")}
+		left := forward.Mapping{Protocol: forward.TCP, HostPort: uint16(port), Guest: m.othersPort()}
 		must(t, m.host.Table().Add(t.Context(), left))
 		if _, err := m.Expose(t.Context(), forward.Request{GuestPort: 80, HostPort: port, Strict: true, Transport: asked}); !errors.Is(err, forward.ErrPortInUse) {
 			t.Error("strict:", err)
@@ -240,7 +244,7 @@ func TestExposeRace(t *testing.T) {
 					return
 				}
 				m.Forwards()
-				if err := m.Unexpose(t.Context(), f.HostPort, f.GuestPort); err != nil {
+				if err := m.Unexpose(t.Context(), f.Pair); err != nil {
 					t.Error(err)
 				}
 			}
@@ -267,21 +271,21 @@ func TestSetListeners(t *testing.T) {
 	// What goes through the listener finds it by itself.
 	wantAnswer(t, "::1", f.HostPort, "inside")
 	inside := map[uint16]guestapi.Scope{80: guestapi.ScopeLoopback}
-	m.SetListeners(inside)
+	m.SetListeners(listeners(inside))
 	if got := m.Forwards()[0]; got.Transport != forward.SSHTunnel || !strings.Contains(got.Reason, "loopback only") {
 		t.Errorf("got %+v", got)
 	}
 	for _, host := range both() {
 		wantAnswer(t, host, f.HostPort, "inside")
 	}
-	m.SetListeners(map[uint16]guestapi.Scope{}) // it restarts
-	m.SetListeners(nil)
+	m.SetListeners(listeners(map[uint16]guestapi.Scope{})) // it restarts
+	m.SetListeners(listeners(nil))
 	if got := m.Forwards()[0].Transport; got != forward.SSHTunnel {
 		t.Errorf("moved to %s while nothing listens", got)
 	}
 	m.serve(m.ifc.GuestAddr.String()+":80", "outside")
-	m.SetListeners(map[uint16]guestapi.Scope{80: guestapi.ScopeNetwork})
-	if got := m.Forwards()[0]; got != f {
+	m.SetListeners(listeners(map[uint16]guestapi.Scope{80: guestapi.ScopeNetwork}))
+	if got := m.Forwards()[0]; got.Transport != forward.NFTables || got.Reason != "" {
 		t.Errorf("got %+v", got)
 	}
 	wantAnswer(t, "127.0.0.1", f.HostPort, "outside")
@@ -290,7 +294,7 @@ func TestSetListeners(t *testing.T) {
 	}
 
 	// The report first, then the forward.
-	m.SetListeners(map[uint16]guestapi.Scope{81: guestapi.ScopeLoopback})
+	m.SetListeners(listeners(map[uint16]guestapi.Scope{81: guestapi.ScopeLoopback}))
 	if g := m.expose(forward.Request{GuestPort: 81}); g.Transport != forward.SSHTunnel {
 		t.Errorf("got %+v", g)
 	}
@@ -319,8 +323,8 @@ func TestMovingLeavesNoGap(t *testing.T) {
 		}
 	}()
 	for range 50 {
-		m.SetListeners(map[uint16]guestapi.Scope{80: guestapi.ScopeLoopback})
-		m.SetListeners(map[uint16]guestapi.Scope{80: guestapi.ScopeNetwork})
+		m.SetListeners(listeners(map[uint16]guestapi.Scope{80: guestapi.ScopeLoopback}))
+		m.SetListeners(listeners(map[uint16]guestapi.Scope{80: guestapi.ScopeNetwork}))
 	}
 	close(stop)
 	<-done
@@ -399,5 +403,8 @@ func TestCloseEndsEverything(t *testing.T) {
 	if _, err := m.Expose(t.Context(), forward.Request{GuestPort: 80}); !errors.Is(err, forward.ErrClosed) {
 		t.Error("after close:", err)
 	}
-	m.SetListeners(nil)
+	m.SetListeners(listeners(nil))
 }
+
+// listeners is a guest's report of its TCP listeners.
+func listeners(tcp map[uint16]guestapi.Scope) guestapi.Listeners { return guestapi.Listeners{TCP: tcp} }

@@ -1,4 +1,4 @@
-// Package forward puts TCP ports of a guest on the host's localhost.
+// Package forward puts TCP and UDP ports of a guest on the host's localhost.
 //
 // A forward is one reservation and, when the kernel can do the work, one
 // element in a table. The reservation is a real listener on 127.0.0.1 and [::1],
@@ -14,15 +14,6 @@
 // the guest and a table.
 package forward
 
-import (
-	"context"
-	"log/slog"
-	"net"
-	"net/netip"
-
-	"github.com/smolvm/smolvm/internal/guestapi"
-)
-
 // Transport is how connections to 127.0.0.1 get to the guest.
 type Transport string
 
@@ -36,125 +27,57 @@ const (
 // Protocol is a transport protocol in the sense of the Internet.
 type Protocol string
 
-// TCP is the one protocol that is forwarded.
-const TCP Protocol = "tcp"
+// The protocols.
+const (
+	TCP Protocol = "tcp"
+	UDP Protocol = "udp"
+)
 
-// Request asks for a forward.
-type Request struct {
-	GuestPort int
-	// HostPort is the port on the host's localhost; 0 without HostPortSet means any.
-	HostPort    int
-	HostPortSet bool
-	// Strict makes a busy HostPort an error. Without it another port is taken.
-	Strict    bool
-	Transport Transport
+// Pair is a port of localhost and the guest's port that it leads to.
+type Pair struct {
+	HostPort  int      `json:"host_port"`
+	GuestPort int      `json:"guest_port"`
+	Protocol  Protocol `json:"proto"`
 }
 
-// Validate returns a *PortError or an error that names the transport if the
-// request can never be granted.
-func (r Request) Validate() error {
-	if !validPort(r.GuestPort) {
-		return &PortError{Field: "guest_port", Port: r.GuestPort}
-	}
-	if r.wantsHostPort() && !validPort(r.HostPort) {
-		return &PortError{Field: "host_port", Port: r.HostPort}
-	}
-	switch r.Transport {
-	case "", NFTables, SSHTunnel:
-		return nil
-	}
-	return &TransportError{Transport: r.Transport, Err: errUnknownTransport}
+// Validate returns a *PortError, or an error that wraps ErrInvalidSpec, if no forward can
+// be between the two.
+func (p Pair) Validate() error {
+	return Request{Protocol: p.Protocol, GuestPort: p.GuestPort, HostPort: p.HostPort, HostPortSet: true}.Validate()
 }
 
-func (r Request) wantsHostPort() bool { return r.HostPortSet || r.HostPort != 0 }
-
-func validPort(port int) bool { return 1 <= port && port <= 65535 }
-
-// Forward describes a forward as it is now.
+// Forward describes a forward as it is now. The JSON names are a contract.
 type Forward struct {
-	HostPort  int
-	GuestPort int
-	Protocol  Protocol
-	Transport Transport
-	// Reason says why Transport is not NFTables; empty if it is.
-	Reason string
+	Pair
+	Transport Transport `json:"transport"`
+	// Reason says why Transport is not NFTables, or what a forward that is Down
+	// lacks. It is empty if there is nothing to say.
+	Reason string `json:"reason,omitempty"`
+	Health Health `json:"health"`
+	Traffic
 }
 
-// Mapping is one element of a Table: connections to 127.0.0.1:HostPort go to Guest.
-type Mapping struct {
-	Protocol Protocol
-	HostPort uint16
-	Guest    netip.AddrPort
+// Health is what a client of a forward can expect.
+type Health string
+
+// The states of a forward.
+const (
+	Active  Health = "active"  // something in the guest listens
+	Waiting Health = "waiting" // nothing in the guest listens yet
+	Down    Health = "down"    // nothing gets through; the forward's Reason says why
+)
+
+// Traffic is what has gone through a forward since it was made.
+type Traffic struct {
+	Open  int   `json:"connections_open"`  // connections (UDP: conversations) now
+	Total int64 `json:"connections_total"` // and since the beginning
+	// Bytes each way. Those that the kernel forwards are counted with the headers
+	// of their packets, others without.
+	ToGuest   int64 `json:"bytes_to_guest"`
+	FromGuest int64 `json:"bytes_from_guest"`
 }
 
-// Table is the kernel's table of forwards, shared by all processes of the host.
-// Its methods may be called concurrently.
-type Table interface {
-	// Add puts a mapping in. It returns an error that wraps ErrMapped if the host
-	// port is mapped to another guest; the same mapping again is no error.
-	Add(ctx context.Context, m Mapping) error
-	// Lookup returns where a host port is mapped to, or the zero AddrPort.
-	Lookup(ctx context.Context, protocol Protocol, hostPort uint16) (netip.AddrPort, error)
-	// Delete takes a mapping out, if it is there. Connections made through it live on.
-	Delete(ctx context.Context, m Mapping) error
-	// EndFlows makes the kernel forget the connections made through mappings, so
-	// that nothing more of them reaches the guest. Many mappings cost no more than one.
-	EndFlows(ctx context.Context, mappings ...Mapping) error
-}
-
-// Conn is a connection whose two directions close one by one. If it has the method
-// SetLinger of a *net.TCPConn, that is called with 0 before a Close that the other
-// end should see as a reset.
-type Conn interface {
-	net.Conn
-	// CloseWrite tells the other end that no more will come.
-	CloseWrite() error
-}
-
-// Dialer connects to a TCP port of the guest.
-type Dialer func(ctx context.Context, guestPort uint16) (Conn, error)
-
-// Direct returns a Dialer that connects to the guest's address.
-func Direct(guest netip.Addr) Dialer {
-	return func(ctx context.Context, guestPort uint16) (Conn, error) {
-		var d net.Dialer
-		conn, err := d.DialContext(ctx, "tcp", netip.AddrPortFrom(guest, guestPort).String())
-		if err != nil {
-			return nil, err
-		}
-		return conn.(*net.TCPConn), nil
-	}
-}
-
-// Config is what a Manager works with.
-type Config struct {
-	VM  string       // for the log
-	Log *slog.Logger // nil: silence
-	// Table is the kernel's table. Without one all forwards are tunnels, and
-	// TableUnavailable says why.
-	Table            Table
-	TableUnavailable error
-	// Guest is the guest's address, needed with a Table.
-	Guest netip.Addr
-	// Direct connects to services on the guest's address; nil means Direct(Guest).
-	Direct Dialer
-	// Tunnel connects to services on the guest's loopback or address, over the
-	// guest channel.
-	Tunnel Dialer
-	// Probe is what proves that the Table works. The zero Probe is the guest's
-	// own SSH server.
-	Probe Probe
-}
-
-// Probe is a service of the guest that speaks first.
-type Probe struct {
-	Port   uint16
-	Banner string // what it says begins with this
-}
-
-func (p Probe) orDefault() Probe {
-	if p == (Probe{}) {
-		return Probe{Port: guestapi.SSHPort, Banner: "SSH-2.0-"}
-	}
-	return p
+// Add adds up what went two ways.
+func (t Traffic) Add(u Traffic) Traffic {
+	return Traffic{t.Open + u.Open, t.Total + u.Total, t.ToGuest + u.ToGuest, t.FromGuest + u.FromGuest}
 }

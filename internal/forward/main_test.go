@@ -8,9 +8,9 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/smolvm/smolvm/internal/forward"
+	"github.com/smolvm/smolvm/internal/guestlink/linktest"
 	"github.com/smolvm/smolvm/internal/network"
 	"github.com/smolvm/smolvm/internal/network/nettest"
 )
@@ -31,8 +32,12 @@ const patience = 10 * time.Second
 const holdVariable = "SMOLVM_FORWARD_TEST_HOLD"
 
 func TestMain(m *testing.M) {
+	linktest.Main()
 	if address := os.Getenv(holdVariable); address != "" {
 		hold(address)
+	}
+	if description := os.Getenv(racerVariable); description != "" {
+		race(description)
 	}
 	nettest.Main(func() int {
 		code := m.Run()
@@ -93,25 +98,36 @@ type machine struct {
 	ifc     *network.Interface
 	log     *buffer
 	tunnels counter
+	servers []net.Listener
 }
 
 // config is the Config of a machine that can do everything.
 func (m *machine) config() forward.Config {
 	return forward.Config{
-		VM: "test", Table: m.host.Table(), Guest: m.ifc.GuestAddr, Tunnel: m.tunnel,
+		VM: "test", Table: m.host.Table(), Guest: m.ifc.GuestAddr, Tunnel: tunnel{m},
 		Log: slog.New(slog.NewTextHandler(m.log, nil)),
 	}
 }
 
-// tunnel dials within the guest.
-func (m *machine) tunnel(ctx context.Context, port uint16) (forward.Conn, error) {
-	m.tunnels.add(1)
-	c, err := m.Dial(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
+// tunnel is a way into the guest that begins within it.
+type tunnel struct{ m *machine }
+
+func (t tunnel) DialStream(ctx context.Context, port uint16) (forward.Conn, error) {
+	c, err := t.dial(ctx, "tcp", port)
 	if err != nil {
 		return nil, err
 	}
 	// Not a *net.TCPConn, as a channel in SSH is none.
 	return tunnelConn{c.(*net.TCPConn)}, nil
+}
+
+func (t tunnel) DialDatagrams(ctx context.Context, port uint16) (net.Conn, error) {
+	return t.dial(ctx, "udp", port)
+}
+
+func (t tunnel) dial(ctx context.Context, network string, port uint16) (net.Conn, error) {
+	t.m.tunnels.add(1)
+	return t.m.Dial(ctx, network, net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
 }
 
 // tunnelConn can be reset, as a channel of ours can.
@@ -147,7 +163,39 @@ func (m *machine) another(config forward.Config) *forward.Manager {
 }
 
 // serve begins a server in the guest that says name.
-func (m *machine) serve(address, name string) { go serveName(m.Listen(address), name) }
+func (m *machine) serve(address, name string) {
+	l := m.Listen(address)
+	m.servers = append(m.servers, l)
+	go serveName(l, name)
+}
+
+// closeServers ends all that serve began.
+func (m *machine) closeServers() {
+	for _, l := range m.servers {
+		l.Close()
+	}
+}
+
+// forward is what the list says of a pair.
+func (m *machine) forward(p forward.Pair) forward.Forward {
+	m.t.Helper()
+	for _, f := range m.Forwards() {
+		if f.Pair == p {
+			return f
+		}
+	}
+	m.t.Fatalf("%+v is not listed", p)
+	return forward.Forward{}
+}
+
+// othersPort is a port of another guest. Mappings to guests that are not there do not stay.
+func (m *machine) othersPort() netip.AddrPort {
+	m.t.Helper()
+	ifc, err := m.host.Attach(m.t.Context(), network.Attachment{VM: "other"})
+	must(m.t, err)
+	m.t.Cleanup(func() { must(m.t, ifc.Close()) })
+	return netip.AddrPortFrom(ifc.GuestAddr, 80)
+}
 
 // expose exposes what must be exposable.
 func (m *machine) expose(r forward.Request) forward.Forward {
@@ -159,7 +207,11 @@ func (m *machine) expose(r forward.Request) forward.Forward {
 
 func (m *machine) unexpose(f forward.Forward) {
 	m.t.Helper()
-	must(m.t, m.Unexpose(m.t.Context(), f.HostPort, f.GuestPort))
+	must(m.t, unexpose(m.t.Context(), m.Manager, f))
+}
+
+func unexpose(ctx context.Context, m *forward.Manager, f forward.Forward) error {
+	return m.Unexpose(ctx, f.Pair)
 }
 
 func serveName(l net.Listener, name string) {
@@ -196,18 +248,10 @@ func wantAnswer(t *testing.T, host string, port int, want string) {
 func both() []string { return []string{"127.0.0.1", "::1"} }
 
 // footprint shows all that forwards may leave: rules, listeners, sockets of this
-// process. (It has pipes too, which the standard library pools.)
+// process.
 func footprint(t *testing.T) string {
 	t.Helper()
-	files, err := filepath.Glob("/proc/self/fd/*")
-	must(t, err)
-	sockets := 0
-	for _, f := range files {
-		if target, err := os.Readlink(f); err == nil && strings.HasPrefix(target, "socket:") {
-			sockets++
-		}
-	}
-	return run(t, "nft", "list", "ruleset") + run(t, "ss", "-Htln") + fmt.Sprint(sockets, " sockets open")
+	return run(t, "nft", "--stateless", "list", "ruleset") + run(t, "ss", "-Htuln") + fmt.Sprint(openFiles(t, "socket:"), " sockets open")
 }
 
 // wantFootprint checks that all is as it was. The servers of the tests may be a moment late

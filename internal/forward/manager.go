@@ -1,17 +1,12 @@
 package forward
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/guestapi"
 )
@@ -25,25 +20,49 @@ type Manager struct {
 	cancel context.CancelFunc
 	proof  proof
 	// buffers are shared by all forwards: idle ones need none.
-	buffers *sync.Pool
+	buffers *buffers
 
 	// mu is held while a forward changes, the kernel included, so that all see
 	// either the old state or the new.
 	mu       sync.Mutex
 	closed   bool
-	forwards map[int]*forward // by host port
-	scopes   map[uint16]guestapi.Scope
-	told     bool // the reason for tunnels was logged
+	forwards map[place]*forward
+	byTarget map[target][]*forward // the same
+	// listening is what the guest said last. scopes is the same, and remembers
+	// exposed ports whose servers are being restarted.
+	listening, scopes map[target]guestapi.Scope
+	tunnelDown        error // why the guest channel carries nothing now
+	guestDown         error // why the guest does not run now
+	told              bool  // the reason for tunnels was logged
+	watchers          map[*watcher]struct{}
 }
 
-// forward is one exposed port.
+// place is a port of localhost.
+type place struct {
+	protocol Protocol
+	port     int
+}
+
+// target is a port of the guest.
+type target struct {
+	protocol Protocol
+	port     uint16
+}
+
+func (p Pair) place() place   { return place{p.Protocol, p.HostPort} }
+func (p Pair) target() target { return target{p.Protocol, uint16(p.GuestPort)} }
+
+// forward is one exposed port. The Traffic in it is what the kernel counted before
+// the forward last left it.
 type forward struct {
 	Forward
-	asked  Transport
-	server *server
-	direct atomic.Bool // which way the server's connections go
-	mapped bool        // the element is in the table
-	flows  bool        // connections made through the element may live
+	asked   Transport
+	why     string // why the transport is not NFTables
+	seat    seat
+	service service
+	direct  atomic.Bool // which way the service's connections go
+	mapped  bool        // the element is in the table
+	flows   bool        // connections made through the element may live
 }
 
 // NewManager returns a manager with no forwards. It starts nothing.
@@ -56,14 +75,17 @@ func NewManager(cfg Config) *Manager {
 	}
 	cfg.Probe = cfg.Probe.orDefault()
 	m := &Manager{
-		cfg:      cfg,
-		log:      cfg.Log.With("vm", cfg.VM),
-		forwards: make(map[int]*forward),
-		scopes:   make(map[uint16]guestapi.Scope),
-		buffers:  newBuffers(),
+		cfg:       cfg,
+		log:       cfg.Log.With("vm", cfg.VM),
+		forwards:  make(map[place]*forward),
+		byTarget:  make(map[target][]*forward),
+		listening: make(map[target]guestapi.Scope),
+		scopes:    make(map[target]guestapi.Scope),
+		watchers:  make(map[*watcher]struct{}),
+		buffers:   newBuffers(),
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
-	m.proof.done = make(chan struct{})
+	m.proof.done, m.proof.again = make(chan struct{}), make(chan struct{}, 1)
 	return m
 }
 
@@ -75,191 +97,93 @@ func NewManager(cfg Config) *Manager {
 // *PortInUseError instead. Asking again for a pair of ports that is exposed, or
 // for an exposed guest port with no host port, returns the forward that is.
 func (m *Manager) Expose(ctx context.Context, req Request) (Forward, error) {
-	if err := req.Validate(); err != nil {
+	all, err := m.ExposeAll(ctx, []Request{req})
+	if err != nil {
 		return Forward{}, err
 	}
-	if req.Transport != SSHTunnel {
-		// The result is read again by choose; here only the caller's patience counts.
-		if err := m.Prove(ctx); err != nil && ctx.Err() != nil {
-			return Forward{}, fmt.Errorf("expose port: %w", ctx.Err())
+	return all[0], nil
+}
+
+// ExposeAll is Expose for many ports. It exposes all of them, with one change of
+// the kernel's table, or none.
+func (m *Manager) ExposeAll(ctx context.Context, reqs []Request) ([]Forward, error) {
+	for _, req := range reqs {
+		if err := req.Validate(); err != nil {
+			return nil, err
 		}
+	}
+	if err := m.awaitProof(ctx, reqs); err != nil {
+		return nil, fmt.Errorf("expose port: %w", err)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
-		return Forward{}, fmt.Errorf("expose port: %w", ErrClosed)
+		return nil, fmt.Errorf("expose port: %w", ErrClosed)
 	}
-	if f := m.existing(req); f != nil {
-		if req.Transport != "" && req.Transport != f.Transport {
-			return Forward{}, fmt.Errorf("expose port: %w", &TransportError{
-				Transport: req.Transport,
-				Err:       fmt.Errorf("guest port %d is exposed by %s already", f.GuestPort, f.Transport),
-			})
+	b := batch{m: m}
+	all, err := b.open(ctx, reqs)
+	if err != nil {
+		b.abandon()
+		return nil, fmt.Errorf("expose port: %w", err)
+	}
+	b.serve()
+	list := make([]Forward, len(all))
+	for i, f := range all {
+		list[i] = f.Forward
+		list[i].Traffic = Traffic{}
+	}
+	return list, nil
+}
+
+// awaitProof waits until it is known whether the kernel forwards, if a request
+// depends on it. Only the caller's patience can fail.
+func (m *Manager) awaitProof(ctx context.Context, reqs []Request) error {
+	for _, req := range reqs {
+		if req.Transport == SSHTunnel {
+			continue
 		}
-		return f.Forward, nil
+		if err := m.Prove(ctx); err != nil && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return nil
 	}
-	transport, reason, err := m.choose(uint16(req.GuestPort), req.Transport)
-	if err != nil {
-		return Forward{}, fmt.Errorf("expose port: %w", err)
-	}
-	f, err := m.open(ctx, req, transport, reason)
-	if err != nil {
-		return Forward{}, fmt.Errorf("expose port: %w", err)
-	}
-	m.forwards[f.HostPort] = f
-	m.tell(f)
-	return f.Forward, nil
+	return nil
 }
 
 // existing returns the forward that req asks for again.
 func (m *Manager) existing(req Request) *forward {
 	if req.wantsHostPort() {
-		if f := m.forwards[req.HostPort]; f != nil && f.GuestPort == req.GuestPort {
+		if f := m.forwards[place{req.protocol(), req.HostPort}]; f != nil && f.GuestPort == req.GuestPort {
 			return f
 		}
 		return nil
 	}
 	var first *forward
-	for _, f := range m.forwards {
-		if f.GuestPort == req.GuestPort && (first == nil || f.HostPort < first.HostPort) {
+	for _, f := range m.byTarget[req.target()] {
+		if first == nil || f.HostPort < first.HostPort {
 			first = f
 		}
 	}
 	return first
 }
 
-// tell logs a new forward, and once why they are not the kernel's.
-func (m *Manager) tell(f *forward) {
-	attrs := []any{"transport", f.Transport, "host_port", f.HostPort, "guest_port", f.GuestPort}
-	if f.Reason != "" {
-		attrs = append(attrs, "reason", f.Reason)
-	}
-	m.log.Info("exposed", attrs...)
-	if f.Transport == SSHTunnel && f.asked == "" && !m.told {
-		if err := m.Prove(m.ctx); err != nil {
-			m.told = true
-			m.log.Warn("ports are forwarded through the guest channel, which is slower", "reason", err)
-		}
-	}
+// put adds a forward to those there are.
+func (m *Manager) put(f *forward) {
+	m.forwards[f.place()] = f
+	m.byTarget[f.target()] = append(m.byTarget[f.target()], f)
 }
 
-// open finds a host port for req and begins to serve it.
-func (m *Manager) open(ctx context.Context, req Request, transport Transport, reason string) (*forward, error) {
-	var busy *PortInUseError
-	f, err := m.openAt(ctx, req, req.HostPort, transport, reason)
-	if !req.wantsHostPort() {
-		for range anyPortAttempts {
-			if !errors.As(err, &busy) {
-				break
-			}
-			f, err = m.openAt(ctx, req, 0, transport, reason)
-		}
-		return f, err
+// drop takes a forward off those there are.
+func (m *Manager) drop(f *forward) {
+	delete(m.forwards, f.place())
+	rest := slices.DeleteFunc(m.byTarget[f.target()], func(other *forward) bool { return other == f })
+	if len(rest) == 0 {
+		delete(m.byTarget, f.target())
+		return
 	}
-	if !errors.As(err, &busy) || req.Strict {
-		return f, err
-	}
-	taken := busy
-	for port := req.HostPort + 1; port <= 65535 && errors.As(err, &busy); port++ {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		f, err = m.openAt(ctx, req, port, transport, reason)
-	}
-	if errors.As(err, &busy) {
-		f, err = m.openAt(ctx, req, 0, transport, reason)
-	}
-	if err != nil {
-		return nil, err
-	}
-	m.log.Warn("host port is in use, took another", "wanted", req.HostPort, "host_port", f.HostPort,
-		"guest_port", f.GuestPort, "holder", taken.Holder)
-	return f, nil
-}
-
-// openAt begins to serve one host port, 0 for any.
-func (m *Manager) openAt(ctx context.Context, req Request, port int, transport Transport, reason string) (*forward, error) {
-	reserved, err := reserve(port)
-	if err != nil {
-		return nil, err
-	}
-	f := &forward{
-		asked: req.Transport,
-		Forward: Forward{
-			HostPort: reserved.port, GuestPort: req.GuestPort,
-			Protocol: TCP, Transport: transport, Reason: reason,
-		},
-	}
-	if err := m.claim(ctx, f); err != nil {
-		reserved.close()
-		return nil, err
-	}
-	f.direct.Store(f.Transport == NFTables)
-	f.server = serve(reserved, m.log, m.buffers, func(ctx context.Context) (Conn, error) { return m.dial(ctx, f) })
-	return f, nil
-}
-
-// claim puts the forward's element into the table, or makes sure that nobody
-// else's element is there for its port.
-func (m *Manager) claim(ctx context.Context, f *forward) error {
-	if m.cfg.Table == nil {
-		return nil
-	}
-	if f.Transport == SSHTunnel {
-		guest, err := m.cfg.Table.Lookup(ctx, TCP, uint16(f.HostPort))
-		if err == nil && guest.IsValid() {
-			return &PortInUseError{Port: f.HostPort, Holder: "the VM at " + guest.Addr().String()}
-		}
-		return ctx.Err() // a table that cannot be read forwards nothing that we know of
-	}
-	err := m.cfg.Table.Add(ctx, m.mapping(f))
-	switch {
-	case err == nil:
-		f.mapped, f.flows = true, true
-		return nil
-	case errors.Is(err, ErrMapped):
-		return &PortInUseError{Port: f.HostPort, Holder: "another VM"}
-	case f.asked == NFTables:
-		return &TransportError{Transport: NFTables, Err: err}
-	case ctx.Err() != nil, m.cfg.Tunnel == nil:
-		return err
-	}
-	f.Transport, f.Reason = SSHTunnel, err.Error()
-	return nil
+	m.byTarget[f.target()] = rest
 }
 
 func (m *Manager) mapping(f *forward) Mapping {
-	return Mapping{
-		Protocol: f.Protocol, HostPort: uint16(f.HostPort),
-		Guest: netip.AddrPortFrom(m.cfg.Guest, uint16(f.GuestPort)),
-	}
-}
-
-// dial connects the listener's own connections to the guest.
-func (m *Manager) dial(ctx context.Context, f *forward) (Conn, error) {
-	port := uint16(f.GuestPort)
-	if !f.direct.Load() || m.cfg.Direct == nil {
-		if m.cfg.Tunnel == nil {
-			return nil, errNoTunnel
-		}
-		return m.cfg.Tunnel(ctx, port)
-	}
-	conn, err := m.cfg.Direct(ctx, port)
-	if errors.Is(err, unix.ECONNREFUSED) && f.asked == "" && m.cfg.Tunnel != nil {
-		// Perhaps the service is on the guest's loopback and the guest has not said so yet.
-		return m.cfg.Tunnel(ctx, port)
-	}
-	return conn, err
-}
-
-// Forwards returns what is exposed now, ordered by host port.
-func (m *Manager) Forwards() []Forward {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	list := make([]Forward, 0, len(m.forwards))
-	for _, f := range m.forwards {
-		list = append(list, f.Forward)
-	}
-	slices.SortFunc(list, func(a, b Forward) int { return cmp.Compare(a.HostPort, b.HostPort) })
-	return list
+	return Mapping{Protocol: f.Protocol, HostPort: uint16(f.HostPort), Guest: m.address(f.GuestPort)}
 }

@@ -3,7 +3,6 @@ package forward
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -11,8 +10,6 @@ import (
 )
 
 const (
-	// dialTimeout bounds how long a client waits for the guest to accept.
-	dialTimeout = 30 * time.Second
 	// The pause after a failed accept (no file descriptors left, mostly) doubles from the
 	// first to the last of these.
 	firstAcceptPause = 5 * time.Millisecond
@@ -25,11 +22,9 @@ type server struct {
 	reserved *reservation
 	dial     func(context.Context) (Conn, error)
 	log      *slog.Logger
-	buffers  *sync.Pool // of newBuffers
-
-	ctx    context.Context // ends when the server closes
-	cancel context.CancelFunc
-	wg     sync.WaitGroup // accept loops and connections
+	buffers  *buffers
+	meter    meter
+	life     *life // of the accept loops and connections
 
 	mu    sync.Mutex
 	open  map[Conn]struct{} // both ends of all connections
@@ -37,18 +32,19 @@ type server struct {
 }
 
 // serve starts a server, which owns the reservation from now on.
-func serve(r *reservation, log *slog.Logger, buffers *sync.Pool, dial func(context.Context) (Conn, error)) *server {
-	s := &server{reserved: r, dial: dial, log: log, buffers: buffers, open: make(map[Conn]struct{})}
-	s.ctx, s.cancel = context.WithCancel(context.Background())
-	for _, l := range r.listeners {
-		s.wg.Go(func() { s.accept(l) })
+func serve(r *reservation, log *slog.Logger, buffers *buffers, dial func(context.Context) (Conn, error)) *server {
+	s := &server{reserved: r, dial: dial, log: log, buffers: buffers, life: newLife(), open: make(map[Conn]struct{})}
+	for _, l := range r.sockets {
+		s.life.wg.Go(func() { s.accept(l) })
 	}
 	return s
 }
 
+func (s *server) traffic() Traffic { return s.meter.traffic() }
+
 // close frees the port, resets all connections and returns when all is gone.
 func (s *server) close() {
-	s.cancel()
+	s.life.cancel()
 	s.reserved.close()
 	s.mu.Lock()
 	s.ended = true
@@ -56,7 +52,7 @@ func (s *server) close() {
 		abort(c)
 	}
 	s.mu.Unlock()
-	s.wg.Wait()
+	s.life.wg.Wait()
 }
 
 func (s *server) accept(l *net.TCPListener) {
@@ -65,17 +61,17 @@ func (s *server) accept(l *net.TCPListener) {
 		conn, err := l.AcceptTCP()
 		if err == nil {
 			pause = firstAcceptPause
-			s.wg.Go(func() { s.carry(conn) })
+			s.life.wg.Go(func() { s.carry(conn) })
 			continue
 		}
-		if s.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+		if s.life.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 			return
 		}
 		s.log.Warn("could not accept a connection", "error", err, "pause", pause)
 		select {
 		case <-time.After(pause):
 			pause = min(2*pause, lastAcceptPause)
-		case <-s.ctx.Done():
+		case <-s.life.ctx.Done():
 			return
 		}
 	}
@@ -87,7 +83,9 @@ func (s *server) carry(client *net.TCPConn) {
 		return
 	}
 	defer s.untrack(client)
-	ctx, cancel := context.WithTimeout(s.ctx, dialTimeout)
+	s.meter.begin()
+	defer s.meter.end()
+	ctx, cancel := context.WithTimeout(s.life.ctx, dialTimeout)
 	guest, err := s.dial(ctx)
 	cancel()
 	if err != nil {
@@ -100,7 +98,7 @@ func (s *server) carry(client *net.TCPConn) {
 		return
 	}
 	defer s.untrack(guest)
-	join(client, guest, s.buffers)
+	s.join(client, guest)
 }
 
 // track notes an open connection, or ends it if the server has closed.
@@ -129,49 +127,4 @@ func abort(c Conn) {
 		_ = l.SetLinger(0) // fails on a closed connection only
 	}
 	c.Close()
-}
-
-// join copies both ways until both directions have ended. An orderly end of one
-// direction leaves the other open; a reset ends both.
-func join(a, b Conn, buffers *sync.Pool) {
-	var wg sync.WaitGroup
-	wg.Go(func() { pass(a, b, buffers) })
-	pass(b, a, buffers)
-	wg.Wait()
-}
-
-// pass copies from src to dst and hands on how src ended.
-func pass(dst, src Conn, buffers *sync.Pool) {
-	if err := copyStream(dst, src, buffers); err != nil {
-		abort(dst)
-		abort(src)
-		return
-	}
-	// This fails if dst has ended by itself. The other direction will notice, and
-	// what is still on its way to src must not be lost by ending it here.
-	_ = dst.CloseWrite()
-}
-
-// copyStream copies until the end of src: between sockets without leaving the
-// kernel, else through a pooled buffer.
-func copyStream(dst, src Conn, buffers *sync.Pool) error {
-	_, dstTCP := dst.(*net.TCPConn)
-	_, srcTCP := src.(*net.TCPConn)
-	if dstTCP && srcTCP {
-		_, err := io.Copy(dst, src)
-		return err
-	}
-	buffer := buffers.Get().(*[]byte)
-	defer buffers.Put(buffer)
-	// The plain types hide methods that would bypass the buffer and allocate their own.
-	_, err := io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, *buffer)
-	return err
-}
-
-// newBuffers makes a pool of what copyStream needs.
-func newBuffers() *sync.Pool {
-	return &sync.Pool{New: func() any {
-		b := make([]byte, 64<<10)
-		return &b
-	}}
 }

@@ -36,19 +36,19 @@ func (s tcpState) over() bool {
 	return false
 }
 
-// socket is one TCP socket of the host.
+// socket is one socket of the host.
 type socket struct {
 	local netip.AddrPort
-	state tcpState
-	inode uint64 // 0 once its program is done with it
+	state tcpState // of a UDP socket it says nothing here
+	inode uint64   // 0 once its program is done with it
 }
 
-// localhostSockets returns the TCP sockets that have port on a local address
+// localhostSockets returns a protocol's sockets that have port on a local address
 // through which 127.0.0.1 or ::1 is reached.
-func localhostSockets(port int) ([]socket, error) {
+func localhostSockets(protocol Protocol, port int) ([]socket, error) {
 	var found []socket
-	for _, file := range []string{"/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"} {
-		f, err := os.Open(file)
+	for _, family := range []string{"", "6"} {
+		f, err := os.Open("/proc/thread-self/net/" + string(protocol) + family)
 		if os.IsNotExist(err) {
 			continue // no IPv6
 		}
@@ -69,7 +69,7 @@ func localhostSockets(port int) ([]socket, error) {
 	return found, nil
 }
 
-// parseSockets reads the format of /proc/net/tcp and /proc/net/tcp6. Lines that
+// parseSockets reads the format of /proc/net/tcp, tcp6, udp and udp6. Lines that
 // are not in it are skipped.
 func parseSockets(r io.Reader, each func(socket)) error {
 	lines := bufio.NewScanner(r)
@@ -125,13 +125,14 @@ func parseHexAddrPort(s string) (netip.AddrPort, bool) {
 
 // holder names the process that holds a port of localhost, as far as this
 // process may see: "nginx, pid 812".
-func holder(port int) string {
-	sockets, err := localhostSockets(port)
+func holder(protocol Protocol, port int) string {
+	sockets, err := localhostSockets(protocol, port)
 	if err != nil {
 		return ""
 	}
 	for _, s := range sockets {
-		if s.state == stateListen {
+		// Every UDP socket holds its port; of TCP's the connections do not.
+		if protocol == UDP || s.state == stateListen {
 			return processWithSocket(s.inode)
 		}
 	}

@@ -6,12 +6,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"os"
-	"strconv"
 	"syscall"
 
-	"github.com/smolvm/smolvm/internal/forward"
 	"github.com/smolvm/smolvm/internal/guestapi"
 	"github.com/smolvm/smolvm/internal/guestlink"
 )
@@ -70,8 +67,11 @@ func (v *VM) StartCommand(ctx context.Context, c Command) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	if r.paused.Load() {
+		return nil, &NotRunningError{Op: op, Status: StatusPaused}
+	}
 	exec := guestapi.Exec{Argv: c.Args, Dir: c.Dir, Env: c.Env}
-	process, err := r.link.Start(ctx, exec, c.Stdin, c.Stdout, c.Stderr)
+	process, err := r.channel.Start(ctx, exec, c.Stdin, c.Stdout, c.Stderr)
 	var start *guestlink.StartError
 	switch {
 	case errors.As(err, &start):
@@ -106,13 +106,4 @@ func (p *Process) Signal(sig os.Signal) error {
 		return fmt.Errorf("signal command: %v is no signal of Linux", sig)
 	}
 	return p.process.Signal(number)
-}
-
-// tunnel connects to a port of the guest over the guest channel.
-func (r *run) tunnel(ctx context.Context, guestPort uint16) (forward.Conn, error) {
-	conn, err := r.link.DialContext(ctx, "tcp", net.JoinHostPort("localhost", strconv.Itoa(int(guestPort))))
-	if err != nil {
-		return nil, err
-	}
-	return conn, nil
 }

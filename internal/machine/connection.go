@@ -98,7 +98,7 @@ func (c *connection) hostInterface() *store.Interface {
 func (h *Host) forwards(c *connection, vm string, log *slog.Logger, tunnel forward.Dialer) *forward.Manager {
 	cfg := forward.Config{VM: vm, Log: log, Tunnel: tunnel, Guest: c.address(), TableUnavailable: c.noTAP}
 	if c.tap != nil {
-		cfg.Table = h.network.Table()
+		cfg.Table, cfg.Firewall = h.network.Table(), h.network.Firewall()
 	}
 	return forward.NewManager(cfg)
 }

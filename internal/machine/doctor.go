@@ -37,7 +37,7 @@ type Check struct {
 // Diagnose finds out what works here. It boots a guest if it must, to see whether KVM
 // works.
 func (h *Host) Diagnose(ctx context.Context) []Check {
-	return []Check{
+	checks := []Check{
 		h.checkQEMU(ctx),
 		checkDiskTool(),
 		checkGuestProgram(),
@@ -48,6 +48,7 @@ func (h *Host) Diagnose(ctx context.Context) []Check {
 		h.checkEgress(ctx),
 		checkNameservers(),
 	}
+	return append(checks, h.checkFirewalls(ctx)...)
 }
 
 func (h *Host) checkQEMU(ctx context.Context) Check {
@@ -144,6 +145,26 @@ func (h *Host) checkForwarding() Check {
 		return Check{name, VerdictWarning, "transport=ssh_tunnel: " + err.Error(), "run as root for the kernel's own forwarding, which is faster"}
 	}
 	return Check{name, VerdictOK, "transport=nftables", ""}
+}
+
+// checkFirewalls has a check for each table of the host's that drops what VMs need.
+func (h *Host) checkFirewalls(ctx context.Context) []Check {
+	const name = "host firewall"
+	if h.network.Capable() != nil {
+		return nil // it is not asked to let anything through
+	}
+	obstacles, err := h.network.Obstacles(ctx)
+	if err != nil {
+		return []Check{{name, VerdictWarning, err.Error(), ""}}
+	}
+	if len(obstacles) == 0 {
+		return []Check{{name, VerdictOK, "nothing in the way", ""}}
+	}
+	checks := make([]Check, len(obstacles))
+	for i, o := range obstacles {
+		checks[i] = Check{name, VerdictWarning, o.String(), o.Advice}
+	}
+	return checks
 }
 
 func (h *Host) checkEgress(ctx context.Context) Check {

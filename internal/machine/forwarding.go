@@ -1,8 +1,10 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -20,46 +22,52 @@ func (v *VM) IP() netip.Addr {
 	return v.run.net.address()
 }
 
-// Expose makes a port of the guest answer on localhost.
-func (v *VM) Expose(ctx context.Context, req forward.Request) (forward.Forward, error) {
-	if err := req.Validate(); err != nil {
-		return forward.Forward{}, err
+// Expose makes ports of the guest answer on localhost: all, or none.
+func (v *VM) Expose(ctx context.Context, reqs ...forward.Request) ([]forward.Forward, error) {
+	for _, req := range reqs {
+		if err := req.Validate(); err != nil {
+			return nil, err
+		}
 	}
 	const op = "expose port"
 	r, err := v.running(ctx, op)
 	if err != nil {
-		return forward.Forward{}, err
+		return nil, err
 	}
-	f, err := r.forwards.Expose(ctx, req)
+	v.ports.Lock()
+	defer v.ports.Unlock()
+	forwards, err := r.forwards.ExposeAll(ctx, reqs)
 	if err != nil {
-		return forward.Forward{}, v.unlessStopped(ctx, op, err)
+		return nil, v.unlessStopped(ctx, op, err)
 	}
-	return f, v.remember(func(forwards []store.Forward) []store.Forward {
-		kept := store.Forward{HostPort: f.HostPort, GuestPort: f.GuestPort, Transport: string(req.Transport)}
-		if slices.Contains(forwards, kept) {
-			return forwards
+	return forwards, v.remember(func(known []store.Forward) []store.Forward {
+		for i, f := range forwards {
+			known = remembered(known, f.Pair, reqs[i])
 		}
-		return append(slices.Clone(forwards), kept)
+		return known
 	})
 }
 
-// Unexpose ends a forward, if there is one.
-func (v *VM) Unexpose(ctx context.Context, hostPort, guestPort int) error {
-	req := forward.Request{GuestPort: guestPort, HostPort: hostPort, HostPortSet: true}
-	if err := req.Validate(); err != nil {
-		return err
+// Unexpose ends forwards, those that there are.
+func (v *VM) Unexpose(ctx context.Context, pairs ...forward.Pair) error {
+	for _, p := range pairs {
+		if err := p.Validate(); err != nil {
+			return err
+		}
 	}
 	const op = "unexpose port"
 	r, err := v.running(ctx, op)
 	if err != nil {
 		return err
 	}
-	if err := r.forwards.Unexpose(ctx, hostPort, guestPort); err != nil {
+	v.ports.Lock()
+	defer v.ports.Unlock()
+	if err := r.forwards.Unexpose(ctx, pairs...); err != nil {
 		return v.unlessStopped(ctx, op, err)
 	}
-	return v.remember(func(forwards []store.Forward) []store.Forward {
-		return slices.DeleteFunc(slices.Clone(forwards), func(f store.Forward) bool {
-			return f.HostPort == hostPort && f.GuestPort == guestPort
+	return v.remember(func(known []store.Forward) []store.Forward {
+		return slices.DeleteFunc(known, func(k store.Forward) bool {
+			return slices.ContainsFunc(pairs, func(p forward.Pair) bool { return isOf(k, p) })
 		})
 	})
 }
@@ -80,29 +88,47 @@ func (v *VM) remember(change func([]store.Forward) []store.Forward) error {
 	if claim == nil {
 		return nil // deleted meanwhile, and its forwards with it
 	}
-	return claim.Update(func(r *store.Record) { r.Forwards = change(r.Forwards) })
+	return claim.UpdateForwards(change)
 }
 
-// exposeAgain exposes what was exposed when the VM last ran. A port that cannot be
-// is no reason for the VM not to start.
-func (v *VM) exposeAgain(ctx context.Context, r *run, forwards []store.Forward) {
-	var now []store.Forward
-	for _, f := range forwards {
-		got, err := r.forwards.Expose(ctx, forward.Request{
-			GuestPort: f.GuestPort, HostPort: f.HostPort, HostPortSet: true, Transport: forward.Transport(f.Transport),
-		})
-		if err != nil {
-			r.log.Warn("could not expose port again", "guest_port", f.GuestPort, "host_port", f.HostPort, "error", err)
-			continue
+// remembered adds a forward to those known, unless it is there.
+func remembered(known []store.Forward, p forward.Pair, req forward.Request) []store.Forward {
+	if slices.ContainsFunc(known, func(k store.Forward) bool { return isOf(k, p) }) {
+		return known
+	}
+	return append(known, store.Forward{
+		Protocol: string(p.Protocol), GuestPort: p.GuestPort, HostPort: p.HostPort,
+		Wanted: req.HostPort, Strict: req.Strict, Transport: string(req.Transport),
+	})
+}
+
+func isOf(k store.Forward, p forward.Pair) bool {
+	return k.HostPort == p.HostPort && k.GuestPort == p.GuestPort && k.Protocol == string(cmp.Or(p.Protocol, forward.TCP))
+}
+
+// exposeAgain exposes what was exposed when the VM last ran: on the port that was asked
+// for, or else on the last one, if it is still free. A port that cannot be exposed is no
+// reason for the VM not to start, and is tried again by the next start.
+func (v *VM) exposeAgain(ctx context.Context, r *run, claim *store.Claim) {
+	v.ports.Lock()
+	defer v.ports.Unlock()
+	err := claim.UpdateForwards(func(known []store.Forward) []store.Forward {
+		for i, k := range known {
+			got, err := r.forwards.Expose(ctx, forward.Request{
+				Protocol: forward.Protocol(k.Protocol), GuestPort: k.GuestPort,
+				HostPort: cmp.Or(k.Wanted, k.HostPort), HostPortSet: true, Strict: k.Strict && k.Wanted != 0,
+				Transport: forward.Transport(k.Transport),
+			})
+			if err != nil {
+				r.log.Warn("could not expose port again", "guest_port", k.GuestPort, "host_port", k.HostPort, "proto", k.Protocol, "error", err)
+				continue
+			}
+			known[i].HostPort = got.HostPort
 		}
-		f.HostPort = got.HostPort
-		now = append(now, f)
-	}
-	if slices.Equal(now, forwards) {
-		return
-	}
-	if err := v.remember(func([]store.Forward) []store.Forward { return now }); err != nil {
-		r.log.Warn("could not note which ports are exposed", "error", err)
+		return known
+	})
+	if err != nil {
+		r.log.Warn("could not expose again all that was exposed", "error", err)
 	}
 }
 
@@ -117,9 +143,19 @@ func (v *VM) Forwards() []forward.Forward {
 	return r.forwards.Forwards()
 }
 
-// WaitPort waits until something in the guest listens on a TCP port.
-func (v *VM) WaitPort(ctx context.Context, guestPort int) error {
-	if err := (forward.Request{GuestPort: guestPort}).Validate(); err != nil {
+// ForwardEvents yields what happens to the forwards, beginning with those that exist,
+// until ctx or the VM's run ends.
+func (v *VM) ForwardEvents(ctx context.Context) (iter.Seq[forward.Event], error) {
+	r, err := v.running(ctx, "watch ports")
+	if err != nil {
+		return nil, err
+	}
+	return r.forwards.Events(ctx), nil
+}
+
+// WaitPort waits until something in the guest listens on a port.
+func (v *VM) WaitPort(ctx context.Context, req forward.Request) error {
+	if err := req.Validate(); err != nil {
 		return err
 	}
 	const op = "wait for port"
@@ -127,8 +163,8 @@ func (v *VM) WaitPort(ctx context.Context, guestPort int) error {
 	if err != nil {
 		return err
 	}
-	if err := r.listeners.wait(ctx, r.link.Done(), uint16(guestPort)); err != nil {
-		return v.unlessStopped(ctx, op, fmt.Errorf("wait for guest port %d: %w", guestPort, timedOut(err)))
+	if err := r.listeners.wait(ctx, r.machine.Done(), req); err != nil {
+		return v.unlessStopped(ctx, op, fmt.Errorf("wait for guest port %d: %w", req.GuestPort, timedOut(err)))
 	}
 	return nil
 }

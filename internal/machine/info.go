@@ -61,6 +61,9 @@ func (v *VM) Info(ctx context.Context) (Info, error) {
 		return info, nil
 	}
 	info.Status = StatusRunning
+	if r.paused.Load() {
+		info.Status = StatusPaused
+	}
 	info.VMMPID = r.machine.PID()
 	info.Accelerator, info.AcceleratorReason = r.accelerator, r.acceleratorReason
 	info.Network, info.NetworkReason = r.net.mode, r.net.reason

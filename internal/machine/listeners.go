@@ -10,48 +10,53 @@ import (
 	"github.com/smolvm/smolvm/internal/guestlink"
 )
 
-// errGuestGone ends waits when the guest channel closes.
+// errGuestGone ends waits when the guest's machine does.
 var errGuestGone = errors.New("the guest is gone")
 
-// listeners is what the guest last said of its TCP listeners.
+// listeners is what the guest last said of its listeners.
 type listeners struct {
 	mu      sync.Mutex
-	tcp     map[uint16]guestapi.Scope
+	last    guestapi.Listeners
 	changed chan struct{} // closed and replaced on every change
 }
 
-// watchListeners has the guest report its listeners, and hands the reports on to
-// the forwards until the link ends.
-func watchListeners(ctx context.Context, link *guestlink.Link, forwards *forward.Manager) (*listeners, error) {
-	// The reports end with the link, not with the start that asked for them.
-	reports, err := link.Listeners(context.WithoutCancel(ctx))
-	if err != nil {
-		return nil, err
-	}
+// followGuest hands on what the guest tells of its listeners, and whether the channel
+// is up, until the channel ends.
+func followGuest(channel *guestlink.Channel, forwards *forward.Manager) *listeners {
 	l := &listeners{changed: make(chan struct{})}
 	go func() {
-		for report := range reports {
-			forwards.SetListeners(report.TCP)
-			l.set(report.TCP)
+		for report := range channel.Listeners(context.Background()) {
+			forwards.SetListeners(report)
+			l.set(report)
 		}
 	}()
-	return l, nil
+	go func() {
+		for state := range channel.States(context.Background()) {
+			forwards.SetTunnel(state.Err)
+		}
+	}()
+	return l
 }
 
 // set takes in a report.
-func (l *listeners) set(tcp map[uint16]guestapi.Scope) {
+func (l *listeners) set(report guestapi.Listeners) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.tcp = tcp
+	l.last = report
 	close(l.changed)
 	l.changed = make(chan struct{})
 }
 
-// wait returns once something listens on port, ctx ends, or gone is closed.
-func (l *listeners) wait(ctx context.Context, gone <-chan struct{}, port uint16) error {
+// wait returns once something listens on the guest's port of req, ctx ends, or gone is
+// closed.
+func (l *listeners) wait(ctx context.Context, gone <-chan struct{}, req forward.Request) error {
 	for {
 		l.mu.Lock()
-		_, ok := l.tcp[port]
+		ports := l.last.TCP
+		if req.Protocol == forward.UDP {
+			ports = l.last.UDP
+		}
+		_, ok := ports[uint16(req.GuestPort)]
 		changed := l.changed
 		l.mu.Unlock()
 		if ok {

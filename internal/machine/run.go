@@ -20,11 +20,12 @@ type run struct {
 	accelerator       vmm.Accelerator
 	acceleratorReason string
 	net               *connection
-	link              *guestlink.Link
+	channel           *guestlink.Channel
 	forwards          *forward.Manager
 	listeners         *listeners
 
 	wanted atomic.Bool   // its end is wanted
+	paused atomic.Bool   // changed under VM.life
 	ended  chan struct{} // closed once all of it is released
 }
 
@@ -35,9 +36,9 @@ func (r *run) release() error {
 	if r.forwards != nil {
 		errs = append(errs, r.forwards.Close())
 	}
-	if r.link != nil {
+	if r.channel != nil {
 		// The channel's other end is gone with the machine: how it closes says nothing.
-		_ = r.link.Close()
+		_ = r.channel.Close()
 	}
 	if r.machine != nil {
 		errs = append(errs, r.machine.Kill())
@@ -91,7 +92,7 @@ func (v *VM) stop(ctx context.Context, r *run) error {
 	r.wanted.Store(true)
 	// New connections must not reach a guest that is going down.
 	err := r.forwards.Close()
-	err = errors.Join(err, r.machine.Stop(ctx, r.link.PowerOff))
+	err = errors.Join(err, r.machine.Stop(ctx, r.channel.PowerOff))
 	<-r.ended
 	return err
 }

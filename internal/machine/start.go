@@ -42,7 +42,7 @@ func (v *VM) Start(ctx context.Context) error {
 	v.run = r
 	v.mu.Unlock()
 	go v.watch(r)
-	v.exposeAgain(ctx, r, claim.Record().Forwards)
+	v.exposeAgain(ctx, r, claim)
 	return nil
 }
 
@@ -95,60 +95,45 @@ func (v *VM) boot(ctx context.Context, claim *store.Claim) (_ *run, err error) {
 		Hostname: v.name, Network: net.guest, HostKey: rec.HostKey, AuthorizedKeys: key,
 		Env: append(img.Env[:len(img.Env):len(img.Env)], rec.Env...), GrowRoot: rec.DiskSize > img.RootFSSize,
 	}
-	if r.link, err = meet(ctx, r, identity); err != nil {
+	if r.channel, err = meet(ctx, r, identity); err != nil {
 		return nil, err
 	}
-	r.forwards = h.forwards(net, v.name, h.opts.Log, r.tunnel)
-	if r.listeners, err = watchListeners(ctx, r.link, r.forwards); err != nil {
-		return nil, err
-	}
+	r.forwards = h.forwards(net, v.name, h.opts.Log, tunnel{r.channel})
+	r.listeners = followGuest(r.channel, r.forwards)
 	// Begun early, so that the first expose need not wait for it. The manager keeps
 	// the result and says it when it matters.
 	go func() { _ = r.forwards.Prove(context.WithoutCancel(ctx)) }()
 	return r, nil
 }
 
-// meet waits for the guest and gives it its identity. It gives up when the
-// machine ends.
-func meet(ctx context.Context, r *run, identity guestapi.Identity) (*guestlink.Link, error) {
+// meet waits for the guest and gives it its identity, and again should the channel be
+// lost. It gives up when the machine ends.
+func meet(ctx context.Context, r *run, identity guestapi.Identity) (*guestlink.Channel, error) {
 	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
 	defer cancel()
-	go func() {
-		select {
-		case <-r.machine.Done():
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	link, err := func() (*guestlink.Link, error) {
-		conn, err := r.machine.Channel(ctx)
-		if err != nil {
-			return nil, err
-		}
-		link, err := guestlink.Dial(ctx, conn, r.log)
-		if err != nil {
-			return nil, err
-		}
-		identity.Time = time.Now()
-		identity.Entropy = make([]byte, 64)
-		rand.Read(identity.Entropy) // never fails
-		if err := link.Configure(ctx, identity); err != nil {
-			return nil, errors.Join(err, link.Close())
-		}
-		return link, nil
-	}()
+	channel, err := guestlink.Open(ctx, guestlink.ChannelConfig{
+		Dial: r.machine.Channel,
+		Prepare: func(ctx context.Context, link *guestlink.Link) error {
+			id := identity
+			id.Time = time.Now()
+			id.Entropy = make([]byte, 64)
+			rand.Read(id.Entropy) // never fails
+			return link.Configure(ctx, id)
+		},
+		Ended:    r.machine.Done(),
+		Emulated: r.accelerator == vmm.TCG,
+		Log:      r.log,
+	})
+	if err == nil {
+		return channel, nil
+	}
 	select {
 	case <-r.machine.Done():
 		// What the monitor says of its end explains more than the broken channel.
-		if err != nil {
-			return nil, fmt.Errorf("the VM ended while it booted: %w", errors.Join(r.machine.Err(), err))
-		}
+		return nil, fmt.Errorf("the VM ended while it booted: %w", errors.Join(r.machine.Err(), err))
 	default:
-	}
-	if err != nil {
 		return nil, fmt.Errorf("wait for guest: %w", err)
 	}
-	return link, nil
 }
 
 // accelerator chooses how guest code is executed, and says why.

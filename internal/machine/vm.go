@@ -18,6 +18,7 @@ type Status string
 const (
 	StatusCreated Status = "created" // never started
 	StatusRunning Status = "running"
+	StatusPaused  Status = "paused"
 	StatusStopped Status = "stopped"
 	StatusDeleted Status = "deleted"
 )
@@ -30,6 +31,8 @@ type VM struct {
 
 	// life is held by the verbs that change the VM's state, one at a time.
 	life sync.Mutex
+	// ports is held while forwards change and that is noted, one change at a time.
+	ports sync.Mutex
 
 	mu      sync.Mutex
 	claim   *store.Claim // nil while this process does not own the VM

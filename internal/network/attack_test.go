@@ -3,7 +3,6 @@ package network
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -185,6 +184,7 @@ func ping(from *nettest.Namespace, to netip.Addr) error {
 // and then with the guard in.
 func TestAttacks(t *testing.T) {
 	s := newScene(t)
+	unattended(s.host)
 	// Of the kernel's own defences, those that another program may have switched
 	// off are off.
 	set(t, ipv4Conf("lan0", "route_localnet"), "1")
@@ -306,6 +306,7 @@ func datagram(src, dst [4]byte, port uint16, text string) []byte {
 
 func TestNoEgress(t *testing.T) {
 	s := newScene(t)
+	unattended(s.host)
 	try := func(limit time.Duration) error {
 		_, err := greeting(limit, s.guestC.Dial, "192.0.2.2:80")
 		return err
@@ -333,6 +334,7 @@ func TestIPv6StaysShut(t *testing.T) {
 	}
 	h := testHost(t)
 	i := attach(t, h, Attachment{VM: "a", Egress: true})
+	unattended(h)
 	guest := guestOn(t, i)
 	set(t, ipv6Conf(i.Name, "accept_dad"), "0")
 	// As "sysctl net.ipv6.conf.all.disable_ipv6=0" does.
@@ -403,56 +405,5 @@ func TestForwardingIsBorrowedAndGivenBack(t *testing.T) {
 	}
 	if value() != "1" {
 		t.Error("a router's forwarding was switched off")
-	}
-}
-
-func TestEndFlows(t *testing.T) {
-	s := newScene(t)
-	l := s.guestA.Listen("0.0.0.0:81")
-	m := forward.Mapping{Protocol: forward.TCP, HostPort: 8001, Guest: netip.AddrPortFrom(s.a.GuestAddr, 81)}
-	if err := s.host.Table().Add(t.Context(), m); err != nil {
-		t.Fatal(err)
-	}
-	client, err := net.Dial("tcp", "127.0.0.1:8001")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	server, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
-	read := func(limit time.Duration) error {
-		server.SetReadDeadline(time.Now().Add(limit))
-		_, err := server.Read(make([]byte, 1))
-		return err
-	}
-	client.Write([]byte("1"))
-	if err := read(patience); err != nil {
-		t.Fatal(err)
-	}
-	// Without the element the connection lives on; that is what conntrack is for.
-	if err := s.host.Table().Delete(t.Context(), m); err != nil {
-		t.Fatal(err)
-	}
-	client.Write([]byte("2"))
-	if err := read(patience); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.host.Table().EndFlows(t.Context(), m); err != nil {
-		t.Fatal(err)
-	}
-	// Not even if the port is exposed again at once.
-	if err := s.host.Table().Add(t.Context(), m); err != nil {
-		t.Fatal(err)
-	}
-	client.Write([]byte("3"))
-	if err := read(impatience); err == nil {
-		t.Error("the old connection still reaches the guest")
-	}
-	client.SetReadDeadline(time.Now().Add(patience))
-	if _, err := client.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
-		t.Errorf("the client was not told: %v", err)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
@@ -45,7 +46,11 @@ type Host struct {
 	pool netip.Prefix
 	log  *slog.Logger
 
-	sockets sockets
+	sockets     sockets
+	wanted      wanted
+	reconciler  reconciler
+	flusher     flusher
+	cannotFlush atomic.Bool // the kernel cannot look for connections by itself
 }
 
 // NewHost returns the Host. It changes nothing yet.

@@ -27,7 +27,7 @@ type Attachment struct {
 // Interface is a VM's connection to the host: a TAP with its two addresses. It
 // lasts until Close, or until its file and all duplicates are closed, whichever
 // comes first: a monitor that got a duplicate keeps it alive when the
-// owner dies.
+// owner dies. What others do to it and to all that it needs is mended within a second.
 type Interface struct {
 	Name      string
 	Index     int
@@ -36,8 +36,11 @@ type Interface struct {
 	GuestMAC  net.HardwareAddr
 	MTU       int
 
-	host *Host
-	file *os.File
+	host    *Host
+	file    *os.File
+	vm      string
+	egress  bool
+	release func() // the reconciler
 
 	mu     sync.Mutex
 	closed bool
@@ -55,7 +58,11 @@ func (i *Interface) GuestPrefix() netip.Prefix { return netip.PrefixFrom(i.Guest
 // nothing is left. The caller must Close the Interface.
 func (h *Host) Attach(ctx context.Context, a Attachment) (*Interface, error) {
 	var i *Interface
-	err := h.locked(ctx, func(s *state) error {
+	release, err := h.reconciler.begin(h)
+	if err != nil {
+		return nil, fmt.Errorf("attach VM to network: %w", err)
+	}
+	err = h.locked(ctx, func(s *state) error {
 		err := h.ensureFor(s, a.Egress)
 		if err == nil {
 			i, err = h.attach(a)
@@ -63,9 +70,12 @@ func (h *Host) Attach(ctx context.Context, a Attachment) (*Interface, error) {
 		if err != nil {
 			return errors.Join(err, h.reap(s))
 		}
+		i.release = release
+		h.reconciler.keep(i)
 		return nil
 	})
 	if err != nil {
+		release()
 		return nil, fmt.Errorf("attach VM to network: %w", err)
 	}
 	h.log.Debug("attached VM to network", "vm", a.VM, "interface", i.Name, "guest", i.GuestAddr)
@@ -88,35 +98,22 @@ func (h *Host) attach(a Attachment) (_ *Interface, err error) {
 	if err := h.deleteForwardsTo(func(guest netip.Addr) bool { return guest == i.GuestAddr }); err != nil {
 		return nil, err
 	}
-	if err := h.endFlows(guestFlows{i.GuestAddr}); err != nil {
-		return nil, err
-	}
-	if err := writeSettings(tapSettings(i.Name, a.Egress)); err != nil {
+	if err := h.endFlows(guestFlows(i.GuestAddr)...); err != nil {
 		return nil, err
 	}
 	link, err := netlink.LinkByName(i.Name)
 	if err != nil {
 		return nil, fmt.Errorf("look up interface %s: %w", i.Name, err)
 	}
-	i.Index = link.Attrs().Index
-	i.MTU = link.Attrs().MTU
+	i.Index, i.MTU, i.vm, i.egress = link.Attrs().Index, link.Attrs().MTU, a.VM, a.Egress
 	if a.MTU != 0 {
 		i.MTU = a.MTU
 	}
-	group := 0
-	if a.Egress {
-		group = egressGroup
+	if _, err := i.mark(link); err != nil {
+		return nil, err
 	}
-	for _, step := range []func() error{
-		func() error { return netlink.LinkSetMTU(link, i.MTU) },
-		func() error { return netlink.LinkSetAlias(link, a.VM) },
-		func() error { return netlink.LinkSetGroup(link, group) },
-		func() error { return netlink.AddrAdd(link, &netlink.Addr{IPNet: prefix31(i.HostAddr)}) },
-		func() error { return netlink.LinkSetUp(link) },
-	} {
-		if err := step(); err != nil {
-			return nil, fmt.Errorf("configure interface %s: %w", i.Name, err)
-		}
+	if _, err := i.arrange(link); err != nil {
+		return nil, err
 	}
 	return i, nil
 }
@@ -181,6 +178,8 @@ func (i *Interface) Close() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
+	i.host.reconciler.forget(i)
+	i.release()
 	err := i.host.locked(ctx, func(s *state) error {
 		err := netlink.LinkDel(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Index: i.Index}})
 		if err != nil && !errors.Is(err, unix.ENODEV) {
@@ -189,7 +188,7 @@ func (i *Interface) Close() error {
 		if err := i.host.reap(s); err != nil {
 			return err
 		}
-		return i.host.endFlows(guestFlows{i.GuestAddr})
+		return i.host.endFlows(guestFlows(i.GuestAddr)...)
 	})
 	if err != nil {
 		return fmt.Errorf("detach VM from network: %w", err)

@@ -1,7 +1,9 @@
 package network
 
 import (
+	"errors"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/exec"
 	"testing"
@@ -12,6 +14,14 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if guest := os.Getenv(churnVariable); guest != "" {
+		h := NewHost(Options{})
+		if err := errors.Join(churn(h, netip.MustParseAddr(guest)), h.Close()); err != nil {
+			os.Stderr.WriteString(err.Error() + "\n")
+			os.Exit(1)
+		}
+		return
+	}
 	nettest.Main(func() int {
 		code := m.Run()
 		if err := goleak.Find(); err != nil && code == 0 {

@@ -39,10 +39,12 @@ func ifnameKey(name string) []byte {
 }
 
 func iifnameIn(set string) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
-		&expr.Lookup{SourceRegister: 1, SetName: set},
-	}
+	return append([]expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1}}, in(set)...)
+}
+
+// in looks up in a set what the phrases before it have loaded.
+func in(set string) []expr.Any {
+	return []expr.Any{&expr.Lookup{SourceRegister: 1, SetName: set}}
 }
 
 func iifgroupNot(group uint32) []expr.Any {
@@ -131,18 +133,31 @@ func ctBits(key expr.CtKey, bits uint32) []expr.Any {
 	}
 }
 
-// dnatByMap rewrites the destination to what the map has for protocol and port.
-func dnatByMap() []expr.Any {
-	const port, targetPort = 9, 9 // the second 32-bit register, after protocol or address
+// Where the headers of TCP and UDP alike have the ports.
+const (
+	sourcePort      = 0
+	destinationPort = 2
+)
+
+// second is the 32-bit register after the first one of register 1.
+const second = 9
+
+// protocolAndPort loads the key of forwards.
+func protocolAndPort(offset uint32) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-		&expr.Payload{DestRegister: port, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Payload{DestRegister: second, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2},
+	}
+}
+
+// dnatByMap rewrites the destination to what the map has for protocol and port.
+func dnatByMap() []expr.Any {
+	return append(protocolAndPort(destinationPort),
 		&expr.Lookup{SourceRegister: 1, DestRegister: 1, IsDestRegSet: true, SetName: mapName},
 		&expr.NAT{
 			Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4,
-			RegAddrMin: 1, RegAddrMax: 1, RegProtoMin: targetPort, RegProtoMax: targetPort, Specified: true,
-		},
-	}
+			RegAddrMin: 1, RegAddrMax: 1, RegProtoMin: second, RegProtoMax: second, Specified: true,
+		})
 }
 
 func masquerade() []expr.Any                   { return []expr.Any{&expr.Masq{}} }

@@ -25,6 +25,7 @@ func (h *Host) reap(s *state) error {
 	if err != nil {
 		return err
 	}
+	h.wanted.forgetGuests(func(guest netip.Addr) bool { return h.pool.Contains(guest) && !alive[guest] })
 	if len(alive) == 0 {
 		if err := s.giveBack(); err != nil {
 			return err

@@ -10,9 +10,11 @@ import (
 )
 
 const (
-	tableName   = "smolvm"
-	mapName     = "forwards"
-	setBorrowed = "borrowed"
+	tableName     = "smolvm"
+	mapName       = "forwards"
+	setToGuests   = "to_guests"
+	setFromGuests = "from_guests"
+	setBorrowed   = "borrowed"
 
 	// egressGroup is the interface group of guests that may reach the world. A TAP
 	// is not in it unless that was asked for, and the mark goes when the TAP goes.
@@ -42,7 +44,7 @@ func newRuleset(pool netip.Prefix, ipv6 bool) *ruleset {
 // forwards lays out table ip smolvm.
 func (rs *ruleset) forwards(pool netip.Prefix) {
 	t := rs.table(nftables.TableFamilyIPv4)
-	rs.sets = append(rs.sets, forwardsMap(t), borrowedSet(t))
+	rs.sets = append(rs.sets, forwardsMap(t), toGuestsSet(t), fromGuestsSet(t), borrowedSet(t))
 
 	prerouting := rs.chain(t, "prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, *nftables.ChainPriorityRaw)
 	rs.rule(prerouting, "localhost is reached from this host only",
@@ -56,7 +58,7 @@ func (rs *ruleset) forwards(pool netip.Prefix) {
 	rs.rule(output, "a connection made elsewhere stays there",
 		tcpNotOpening(), verdict(expr.VerdictReturn))
 	rs.rule(output, "what is exposed goes to its guest",
-		daddrIn(netip.MustParsePrefix("127.0.0.1/32")), dnatByMap())
+		daddrIn(netip.PrefixFrom(localhost(), 32)), dnatByMap())
 
 	postrouting := rs.chain(t, "postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource)
 	rs.rule(postrouting, "a guest can answer its own interface only",
@@ -86,6 +88,22 @@ func (rs *ruleset) forwards(pool netip.Prefix) {
 	rs.rule(forward, "forwarding switched on for guests serves guests only",
 		iifnameIn(setBorrowed), not(oifname(interfacePrefix+"*")),
 		noCtState(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), notDNATed(), drop())
+
+	rs.counting(t)
+}
+
+// counting lays out the chains that count bytes. They see packets as the host's
+// programs do, with the forward's port in them: before the destination is rewritten
+// on the way out, and after the source is on the way in. The packet that opens a
+// connection is not DNATed yet when the first sees it; the map counts that.
+func (rs *ruleset) counting(t *nftables.Table) {
+	beforeNAT, afterNAT := *nftables.ChainPriorityMangle, *nftables.ChainPriorityNATSource+10
+	output := rs.chain(t, "count_output", nftables.ChainTypeFilter, nftables.ChainHookOutput, beforeNAT)
+	rs.rule(output, "what goes to guests through forwards is counted",
+		daddrIn(netip.PrefixFrom(localhost(), 32)), not(notDNATed()), protocolAndPort(destinationPort), in(setToGuests))
+	input := rs.chain(t, "count_input", nftables.ChainTypeFilter, nftables.ChainHookInput, afterNAT)
+	rs.rule(input, "and what comes back",
+		iifname(interfacePrefix+"*"), saddrIn(netip.PrefixFrom(localhost(), 32)), protocolAndPort(sourcePort), in(setFromGuests))
 }
 
 // noIPv6 lays out table ip6 smolvm. IPv6 is off on guests' interfaces, and stays
@@ -123,10 +141,26 @@ func (rs *ruleset) rule(c *nftables.Chain, comment string, parts ...[]expr.Any) 
 // address and port of a guest.
 func forwardsMap(t *nftables.Table) *nftables.Set {
 	return &nftables.Set{
-		Table: t, Name: mapName, IsMap: true, Concatenation: true,
+		Table: t, Name: mapName, IsMap: true, Concatenation: true, Counter: true,
 		KeyType:  nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService),
 		DataType: nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService),
-		Comment:  "port of localhost : port of a guest",
+		Comment:  "port of localhost : port of a guest, and how many connections were opened",
+	}
+}
+
+// toGuestsSet and fromGuestsSet have an element for each of the map's, which counts.
+func toGuestsSet(t *nftables.Table) *nftables.Set {
+	return countingSet(t, setToGuests, "bytes sent to ports of localhost, without the packets that open connections")
+}
+
+func fromGuestsSet(t *nftables.Table) *nftables.Set {
+	return countingSet(t, setFromGuests, "bytes received from ports of localhost")
+}
+
+func countingSet(t *nftables.Table, name, comment string) *nftables.Set {
+	return &nftables.Set{
+		Table: t, Name: name, Concatenation: true, Counter: true, Comment: comment,
+		KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService),
 	}
 }
 

@@ -6,18 +6,23 @@ import (
 	"sync"
 
 	"github.com/google/nftables"
-	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
-// sockets are the Host's connections to the kernel's packet filter, opened when
-// first needed. They are kept because closing one makes the kernel wait, for ten
+// answerSeconds bounds how long the kernel is waited for, which answers at once.
+const answerSeconds = 10
+
+// sockets are the Host's connections to the kernel, opened when first needed. They
+// are kept because closing one to the packet filter makes the kernel wait, for ten
 // milliseconds or so, until it has freed what was last removed, and everybody
 // else's changes wait with it.
 type sockets struct {
 	mu    sync.Mutex // held for a whole transaction: the connection buffers it
 	rules *nftables.Conn
-	flows *netlink.Handle
+	// others are for all but rules, by netlink protocol.
+	others map[int]*nl.SocketHandle
 }
 
 // change runs f with the connection to nftables. No two run at once.
@@ -25,7 +30,7 @@ func (s *sockets) change(f func(*nftables.Conn) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.rules == nil {
-		conn, err := nftables.New(nftables.AsLasting())
+		conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(enlarge))
 		if err != nil {
 			return fmt.Errorf("open nftables: %w", err)
 		}
@@ -40,30 +45,76 @@ func (s *sockets) change(f func(*nftables.Conn) error) error {
 	return err
 }
 
-// conntrack returns the connection to the kernel's connection tracking.
-func (s *sockets) conntrack() (*netlink.Handle, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.flows == nil {
-		handle, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
-		if err != nil {
-			return nil, fmt.Errorf("open connection tracking: %w", err)
-		}
-		s.flows = handle
-	}
-	return s.flows, nil
+// A transaction must fit into the buffer that it is sent from: this is enough for every
+// port of both protocols. A process that is root only in a user namespace of its own
+// gets no more than the system lets everybody have, by default enough for some 2,700
+// forwards at once. Answers are listings, and errors with what they are about.
+const (
+	sendBuffer    = 32 << 20
+	receiveBuffer = 8 << 20
+)
+
+// enlarge makes room. Its argument is the connection beneath nftables'.
+func enlarge[C interface {
+	SetWriteBuffer(bytes int) error
+	SetReadBuffer(bytes int) error
+}](conn C) error {
+	return errors.Join(conn.SetWriteBuffer(sendBuffer), conn.SetReadBuffer(receiveBuffer))
 }
 
-// Close closes what the Host keeps open. It disturbs nobody; a Host that is used
-// again opens it again.
+// request begins a request to the kernel, by netlink protocol and message type.
+func (s *sockets) request(protocol, kind, flags int) (*nl.NetlinkRequest, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.others == nil {
+		if err := s.openOthers(); err != nil {
+			return nil, fmt.Errorf("open netlink socket: %w", err)
+		}
+	}
+	if s.others[protocol] == nil {
+		return nil, fmt.Errorf("netlink protocol %d: %w", protocol, unix.EPROTONOSUPPORT)
+	}
+	r := nl.NewNetlinkRequest(kind, flags)
+	r.Sockets = s.others
+	return r, nil
+}
+
+// openOthers opens them all, so that a Host's open files are as many after its first
+// forward as after any. What the kernel lacks is left out.
+func (s *sockets) openOthers() error {
+	others := make(map[int]*nl.SocketHandle)
+	for _, protocol := range []int{unix.NETLINK_NETFILTER, unix.NETLINK_INET_DIAG} {
+		socket, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), protocol)
+		if errors.Is(err, unix.EPROTONOSUPPORT) {
+			continue
+		}
+		if err == nil {
+			others[protocol] = &nl.SocketHandle{Socket: socket}
+			err = socket.SetReceiveTimeout(&unix.Timeval{Sec: answerSeconds})
+		}
+		if err != nil {
+			for _, handle := range others {
+				handle.Close()
+			}
+			return err
+		}
+	}
+	s.others = others
+	return nil
+}
+
+// Close closes what the Host keeps open, and ends the watch over its Interfaces, which
+// stay. It disturbs nobody; a Host that is used again opens it again.
 func (h *Host) Close() error {
+	h.reconciler.close()
+	h.flusher.done.Wait()
 	s := &h.sockets
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.flows != nil {
-		s.flows.Close()
-		s.flows = nil
+	for _, handle := range s.others {
+		handle.Close()
 	}
+	s.others = nil
 	if s.rules == nil {
 		return nil
 	}

@@ -23,6 +23,8 @@ type state struct {
 	unused bool // no VM is left, so nothing needs remembering
 	// Borrowed are the interfaces on which forwarding was switched on for guests.
 	Borrowed []string `json:"borrowed"`
+	// Indexes are theirs, by which those are known again that are renamed.
+	Indexes map[string]int `json:"indexes"`
 }
 
 func loadState(path string) (*state, error) {
@@ -70,6 +72,11 @@ func (s *state) wanted() ([]string, error) {
 		return nil, err
 	}
 	names := slices.Clone(s.Borrowed)
+	for i, name := range names {
+		if now, ok := uplinks[s.Indexes[name]]; ok {
+			names[i] = now // it was renamed, or not
+		}
+	}
 	for _, name := range uplinks {
 		if slices.Contains(names, name) {
 			continue
@@ -86,7 +93,7 @@ func (s *state) wanted() ([]string, error) {
 		}
 	}
 	slices.Sort(names)
-	return names, nil
+	return slices.Compact(names), nil
 }
 
 // borrow remembers the interfaces. It comes before the guard, which comes before
@@ -95,7 +102,12 @@ func (s *state) borrow(names []string) error {
 	if slices.Equal(names, s.Borrowed) {
 		return nil
 	}
-	s.Borrowed = names
+	s.Borrowed, s.Indexes = names, make(map[string]int)
+	for _, name := range names {
+		if link, err := netlink.LinkByName(name); err == nil {
+			s.Indexes[name] = link.Attrs().Index
+		}
+	}
 	return s.save()
 }
 
@@ -135,16 +147,20 @@ func forwardsEverywhere() (bool, error) {
 	return value == "1", err
 }
 
-// uplinks are the interfaces with a default route, or half of one as VPNs have it.
-func uplinks() ([]string, error) {
+// uplinks are the interfaces with a default route, or half of one as VPNs have it: their
+// names by their indexes.
+func uplinks() (map[int]string, error) {
 	routes, err := dump(func() ([]netlink.Route, error) {
 		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
-	var names []string
+	names := make(map[int]string)
 	add := func(index int) error {
+		if names[index] != "" {
+			return nil
+		}
 		link, err := netlink.LinkByIndex(index)
 		if errors.As(err, new(netlink.LinkNotFoundError)) {
 			return nil
@@ -153,8 +169,8 @@ func uplinks() ([]string, error) {
 			return fmt.Errorf("look up interface: %w", err)
 		}
 		name := link.Attrs().Name
-		if _, ours := slotOf(name); !ours && link.Attrs().Flags&net.FlagLoopback == 0 && !slices.Contains(names, name) {
-			names = append(names, name)
+		if _, ours := slotOf(name); !ours && link.Attrs().Flags&net.FlagLoopback == 0 {
+			names[index] = name
 		}
 		return nil
 	}
@@ -177,7 +193,6 @@ func uplinks() ([]string, error) {
 			}
 		}
 	}
-	slices.Sort(names)
 	return names, nil
 }
 

@@ -2,20 +2,24 @@ package network
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 
 	"github.com/google/nftables"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/forward"
 )
 
+// tableAttempts is how often a change is begun anew because somebody else's came
+// between it and what it was found to depend on.
+const tableAttempts = 20
+
+var errKeepsChanging = errors.New("the firewall's rules keep changing")
+
 // table is the forwards of the host's nftables table. Each operation is one
-// transaction about one element, so that processes never undo each other's.
+// transaction about its own elements, so that processes never undo each other's.
 type table struct{ host *Host }
 
 // Table returns the kernel's table of forwards.
@@ -23,179 +27,225 @@ func (h *Host) Table() forward.Table { return table{h} }
 
 // Add implements forward.Table. If the table is gone, as after a firewall
 // reload, it is set up again first, guards and all.
-func (t table) Add(ctx context.Context, m forward.Mapping) error {
-	element, err := encodeMapping(m)
+func (t table) Add(ctx context.Context, mappings ...forward.Mapping) error {
+	if twice, ok := conflict(mappings); ok {
+		return fmt.Errorf("add forward: %w", &forward.MappedError{Mapping: twice})
+	}
+	elements, err := newBatch(mappings)
 	if err != nil {
 		return err
 	}
-	err = t.put(element)
-	if errors.Is(err, unix.ENOENT) {
-		if err := t.host.locked(ctx, t.host.ensure); err != nil {
+	t.host.flusher.wait(mappings)
+	for range tableAttempts {
+		err := t.put(elements, mappings)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, unix.ENOENT):
+			err = t.host.locked(ctx, t.host.ensure)
+		case taken(err):
+			err = t.explain(mappings)
+		case restarted(err):
+			err = nil
+		}
+		if err != nil {
 			return fmt.Errorf("add forward: %w", err)
 		}
-		err = t.put(element)
 	}
-	if errors.Is(err, unix.ENOBUFS) {
-		// The kernel's answer was lost, not necessarily the element.
-		if guest, lookErr := t.Lookup(ctx, m.Protocol, m.HostPort); lookErr == nil && guest == m.Guest {
-			return nil
-		}
-	}
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, unix.EEXIST), errors.Is(err, unix.EBUSY):
-		return fmt.Errorf("add forward: %w", forward.ErrMapped)
-	}
-	return fmt.Errorf("add forward: %w", err)
+	return fmt.Errorf("add forward: %w", errKeepsChanging)
 }
 
-func (t table) put(element nftables.SetElement) error {
+// taken tells whether a transaction was refused because of an element that leads
+// elsewhere. The kernel says the same while it makes room for more elements.
+func taken(err error) bool { return errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY) }
+
+// put adds elements, and from then on the mappings are wanted.
+func (t table) put(elements batch, mappings []forward.Mapping) error {
 	return t.host.sockets.change(func(conn *nftables.Conn) error {
-		if err := conn.SetAddElements(mapRef(), []nftables.SetElement{element}); err != nil {
+		if err := elements.add(conn); err != nil {
+			return err
+		}
+		if err := conn.Flush(); err != nil {
+			return err
+		}
+		t.host.wanted.add(mappings)
+		return nil
+	})
+}
+
+// conflict finds a mapping whose port another one of them maps elsewhere.
+func conflict(mappings []forward.Mapping) (forward.Mapping, bool) {
+	guests := make(map[port]netip.AddrPort, len(mappings))
+	for _, m := range mappings {
+		if other, ok := guests[portOf(m)]; ok && other != m.Guest {
+			return m, true
+		}
+		guests[portOf(m)] = m.Guest
+	}
+	return forward.Mapping{}, false
+}
+
+// explain returns a *forward.MappedError about the first mapping whose port leads elsewhere.
+// It is nil if there is none any more.
+func (t table) explain(mappings []forward.Mapping) error {
+	_, others, err := t.split(mappings)
+	if err != nil || len(others) == 0 {
+		return err
+	}
+	return &forward.MappedError{Mapping: others[0]}
+}
+
+// split tells mappings that are in the table from those whose port leads elsewhere.
+// What is not there is in neither.
+func (t table) split(mappings []forward.Mapping) (there, others []forward.Mapping, err error) {
+	at, err := t.read(mappings)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, m := range mappings {
+		switch at[portOf(m)] {
+		case m.Guest:
+			there = append(there, m)
+		case netip.AddrPort{}:
+		default:
+			others = append(others, m)
+		}
+	}
+	return there, others, nil
+}
+
+// read returns where the ports of mappings lead to.
+func (t table) read(mappings []forward.Mapping) (map[port]netip.AddrPort, error) {
+	ports := make([]port, len(mappings))
+	for i, m := range mappings {
+		ports[i] = portOf(m)
+	}
+	guests := make(map[port]netip.AddrPort, len(mappings))
+	err := t.host.sockets.change(func(conn *nftables.Conn) error {
+		found, err := readElements(conn, setRef(forwardsMap), ports)
+		for p, e := range found {
+			if m, ok := decodeMapping(e); ok {
+				guests[p] = m.Guest
+			}
+		}
+		return err
+	})
+	return guests, err
+}
+
+// Lookup implements forward.Table.
+func (t table) Lookup(_ context.Context, protocol forward.Protocol, hostPort uint16) (netip.AddrPort, error) {
+	m := forward.Mapping{Protocol: protocol, HostPort: hostPort}
+	guests, err := t.read([]forward.Mapping{m})
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("look up forward: %w", err)
+	}
+	return guests[portOf(m)], nil
+}
+
+// Delete implements forward.Table. It leaves alone what another guest has put there.
+func (t table) Delete(ctx context.Context, mappings ...forward.Mapping) error {
+	t.host.wanted.forget(mappings)
+	// Another version's table, with these forwards in it, is made ours first.
+	err := t.remove(mappings, func() error { return t.host.locked(ctx, t.host.ensure) })
+	if err != nil {
+		t.host.wanted.add(mappings)
+		return fmt.Errorf("delete forward: %w", err)
+	}
+	return nil
+}
+
+// remove takes mappings out. It calls mend if there are some in a table that is
+// not as it should be.
+func (t table) remove(mappings []forward.Mapping, mend func() error) error {
+	for range tableAttempts {
+		err := t.drop(mappings)
+		gone := errors.Is(err, unix.ENOENT)
+		switch {
+		case err == nil:
+			return nil
+		case gone, taken(err):
+			if mappings, _, err = t.split(mappings); err != nil || len(mappings) == 0 {
+				return err
+			}
+		case !restarted(err):
+			return err
+		}
+		if gone {
+			if err := mend(); err != nil {
+				return err
+			}
+		}
+	}
+	return errKeepsChanging
+}
+
+func (t table) drop(mappings []forward.Mapping) error {
+	elements, err := newBatch(mappings)
+	if err != nil {
+		return err
+	}
+	return t.host.sockets.change(func(conn *nftables.Conn) error {
+		if err := elements.remove(conn); err != nil {
 			return err
 		}
 		return conn.Flush()
 	})
 }
 
-// Lookup implements forward.Table.
-func (t table) Lookup(_ context.Context, protocol forward.Protocol, hostPort uint16) (netip.AddrPort, error) {
-	element, err := encodeMapping(forward.Mapping{Protocol: protocol, HostPort: hostPort})
-	if err != nil {
-		return netip.AddrPort{}, err
-	}
-	var found []nftables.SetElement
-	err = t.host.sockets.change(func(conn *nftables.Conn) error {
-		found, err = conn.FindSetElements(mapRef(), []nftables.SetElement{{Key: element.Key}})
-		return err
-	})
-	if errors.Is(err, unix.ENOENT) {
-		return netip.AddrPort{}, nil
-	}
-	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("look up forward: %w", err)
-	}
-	for _, e := range found {
-		if m, ok := decodeMapping(e); ok && m.HostPort == hostPort && m.Protocol == protocol {
-			return m.Guest, nil
-		}
-	}
-	return netip.AddrPort{}, nil
-}
-
-// Delete implements forward.Table. It leaves alone what another guest has put there.
-func (t table) Delete(ctx context.Context, m forward.Mapping) error {
-	element, err := encodeMapping(m)
-	if err != nil {
-		return err
-	}
-	guest, err := t.Lookup(ctx, m.Protocol, m.HostPort)
-	if err != nil {
-		return err
-	}
-	if guest != m.Guest {
-		return nil
-	}
-	err = t.host.sockets.change(func(conn *nftables.Conn) error { return deleteElement(conn, element) })
-	if err != nil {
-		return fmt.Errorf("delete forward: %w", err)
-	}
-	return nil
-}
-
-// EndFlows implements forward.Table.
+// EndFlows implements forward.Table. When it returns, nothing of what was open reaches
+// the guest any more. What the kernel still remembers of TCP connections that were closed
+// before, and that no later one can be taken for, it forgets a moment later.
 func (t table) EndFlows(_ context.Context, mappings ...forward.Mapping) error {
-	var filters []netlink.CustomConntrackFilter
+	var now, soon []forward.Mapping
 	for _, m := range mappings {
-		number, ok := protocolNumber(m.Protocol)
-		if !ok {
-			return fmt.Errorf("end connections: unknown protocol %q", m.Protocol)
+		if m.Protocol == forward.TCP {
+			soon = append(soon, m)
+		} else {
+			now = append(now, m)
 		}
-		filters = append(filters, forwardedFlows{protocol: number, port: m.HostPort})
 	}
-	if len(filters) == 0 {
-		return nil
-	}
-	return t.host.endFlows(filters...)
-}
-
-// deleteElement removes an element, if it is there.
-func deleteElement(conn *nftables.Conn, element nftables.SetElement) error {
-	if err := conn.SetDeleteElements(mapRef(), []nftables.SetElement{element}); err != nil {
+	// Clients come first: the reset that they send reaches the guest through the
+	// connection that is then forgotten.
+	all, err := t.host.abortClients(soon)
+	if err != nil {
 		return err
 	}
-	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+	if !all {
+		now, soon = mappings, nil
+	}
+	if err := t.host.endForwards(now); err != nil {
 		return err
+	}
+	if len(soon) > 0 {
+		t.host.flusher.add(soon, func(mappings []forward.Mapping) {
+			if err := t.host.endForwards(mappings); err != nil {
+				t.host.log.Warn("the kernel may remember connections that were closed for a while", "error", err)
+			}
+		})
 	}
 	return nil
 }
 
-// deleteForwardsTo removes the elements of guests for which gone is true.
+// deleteForwardsTo removes the forwards to guests for which gone is true. The table
+// was made sure of before.
 func (h *Host) deleteForwardsTo(gone func(guest netip.Addr) bool) error {
+	h.wanted.forgetGuests(gone)
+	var dead []forward.Mapping
 	err := h.sockets.change(func(conn *nftables.Conn) error {
-		all, err := conn.GetSetElements(mapRef())
-		if err != nil {
-			return err
-		}
+		all, err := conn.GetSetElements(setRef(forwardsMap))
 		for _, e := range all {
-			m, ok := decodeMapping(e)
-			if !ok || !gone(m.Guest.Addr()) {
-				continue
-			}
-			// One by one: an element that its owner removes this moment would
-			// otherwise keep the others from being removed.
-			if err := deleteElement(conn, nftables.SetElement{Key: e.Key, Val: e.Val}); err != nil {
-				return err
+			if m, ok := decodeMapping(e); ok && gone(m.Guest.Addr()) {
+				dead = append(dead, m)
 			}
 		}
-		return nil
+		return err
 	})
+	if err == nil && len(dead) > 0 {
+		err = table{h}.remove(dead, func() error { return nil })
+	}
 	if err != nil {
 		return fmt.Errorf("remove dead guests' forwards: %w", err)
 	}
 	return nil
-}
-
-func mapRef() *nftables.Set {
-	return forwardsMap(&nftables.Table{Name: tableName, Family: nftables.TableFamilyIPv4})
-}
-
-func protocolNumber(p forward.Protocol) (uint8, bool) {
-	if p == forward.TCP {
-		return unix.IPPROTO_TCP, true
-	}
-	return 0, false
-}
-
-// encodeMapping lays a mapping out as the kernel wants it: each field in network
-// byte order at the start of a 32-bit word.
-func encodeMapping(m forward.Mapping) (nftables.SetElement, error) {
-	number, ok := protocolNumber(m.Protocol)
-	if !ok {
-		return nftables.SetElement{}, fmt.Errorf("forward: unknown protocol %q", m.Protocol)
-	}
-	key := make([]byte, 8)
-	key[0] = number
-	binary.BigEndian.PutUint16(key[4:], m.HostPort)
-	val := make([]byte, 8)
-	if m.Guest.IsValid() {
-		if !m.Guest.Addr().Is4() {
-			return nftables.SetElement{}, fmt.Errorf("forward: %s is not an IPv4 address", m.Guest.Addr())
-		}
-		copy(val, m.Guest.Addr().AsSlice())
-		binary.BigEndian.PutUint16(val[4:], m.Guest.Port())
-	}
-	return nftables.SetElement{Key: key, Val: val}, nil
-}
-
-func decodeMapping(e nftables.SetElement) (forward.Mapping, bool) {
-	if len(e.Key) < 6 || len(e.Val) < 6 || e.Key[0] != unix.IPPROTO_TCP {
-		return forward.Mapping{}, false
-	}
-	return forward.Mapping{
-		Protocol: forward.TCP,
-		HostPort: binary.BigEndian.Uint16(e.Key[4:]),
-		Guest:    netip.AddrPortFrom(netip.AddrFrom4([4]byte(e.Val[:4])), binary.BigEndian.Uint16(e.Val[4:])),
-	}, true
 }

@@ -43,21 +43,12 @@ type Record struct {
 	Interface *Interface `json:"interface,omitempty"`
 	// OwnerPID is the process that holds, or held last, the VM's lock.
 	OwnerPID int `json:"owner_pid"`
-	// Forwards are exposed again by the next start.
-	Forwards []Forward `json:"forwards,omitempty"`
 }
 
 // Interface is a network interface of the host.
 type Interface struct {
 	Name  string `json:"name"`
 	Index int    `json:"index"`
-}
-
-// Forward is a port that was exposed.
-type Forward struct {
-	HostPort  int    `json:"host_port"`
-	GuestPort int    `json:"guest_port"`
-	Transport string `json:"transport,omitempty"` // set when one was forced
 }
 
 // readRecord reads the record of the VM in dir.

@@ -241,11 +241,11 @@ func TestTransports(t *testing.T) {
 	serve(t, vm, 8000, "page")
 	for _, c := range []struct {
 		want smolvm.TransportKind
-		opts []smolvm.ExposeOption
+		opts []smolvm.PortOption
 	}{
 		{smolvm.NFTables, nil},
-		{smolvm.SSHTunnel, []smolvm.ExposeOption{smolvm.Transport(smolvm.SSHTunnel)}},
-		{smolvm.NFTables, []smolvm.ExposeOption{smolvm.Transport(smolvm.NFTables)}},
+		{smolvm.SSHTunnel, []smolvm.PortOption{smolvm.Transport(smolvm.SSHTunnel)}},
+		{smolvm.NFTables, []smolvm.PortOption{smolvm.Transport(smolvm.NFTables)}},
 	} {
 		before := hostState(t, f.dir+"/vms")
 		port := expose(t, vm, 8000, 0, append(c.opts, smolvm.HostPort(freePort(t)))...)

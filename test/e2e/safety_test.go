@@ -5,9 +5,12 @@ import (
 	"io"
 	"net"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/gofrs/flock"
 
 	"github.com/smolvm/smolvm"
 )
@@ -139,9 +142,18 @@ EOF`)
 }
 
 // withoutGuards takes every filtering chain out of SmolVM's table, and returns a
-// function that puts the table back.
+// function that puts the table back. Until then it holds the lock that SmolVM would
+// mend the table under.
 func withoutGuards(t *testing.T) (restore func()) {
 	t.Helper()
+	locks, err := filepath.Glob("/run/smolvm/net-*/lock")
+	if err != nil || len(locks) != 1 {
+		t.Fatalf("find the network's lock: %v, %v", locks, err)
+	}
+	lock := flock.New(locks[0])
+	if err := lock.Lock(); err != nil {
+		t.Fatal(err)
+	}
 	table, err := exec.Command("nft", "list", "table", "ip", "smolvm").Output()
 	if err != nil {
 		t.Fatalf("list table: %v", err)
@@ -159,8 +171,12 @@ func withoutGuards(t *testing.T) (restore func()) {
 	if flushed == 0 {
 		t.Fatalf("the table has no filtering chain:\n%s", table)
 	}
-	restore = func() { nft(t, "delete table ip smolvm\n"+string(table)) }
-	return restore
+	return func() {
+		nft(t, "delete table ip smolvm\n"+string(table))
+		if err := lock.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // nft loads a script in one transaction.

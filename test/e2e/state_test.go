@@ -19,7 +19,7 @@ func hostState(t *testing.T, dirs ...string) []string {
 	t.Helper()
 	state := slices.Concat(
 		lines(t, "ip", "-o", "link"), lines(t, "ip", "-o", "address"), lines(t, "ip", "route", "show", "table", "all"),
-		lines(t, "ip", "rule"), lines(t, "nft", "list", "ruleset"), listeningSockets(t), monitors(t),
+		lines(t, "ip", "rule"), lines(t, "nft", "--stateless", "list", "ruleset"), listeningSockets(t), monitors(t),
 		kernelSettings(t), readLines(t, "/proc/self/mounts"),
 	)
 	for _, dir := range append(dirs, "/run/smolvm") {

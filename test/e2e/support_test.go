@@ -162,7 +162,7 @@ func waitPort(t *testing.T, vm *smolvm.VM, port int) {
 }
 
 // expose exposes a port and wants the host port that is given, or any if it is 0.
-func expose(t *testing.T, vm *smolvm.VM, guestPort, want int, opts ...smolvm.ExposeOption) int {
+func expose(t *testing.T, vm *smolvm.VM, guestPort, want int, opts ...smolvm.PortOption) int {
 	t.Helper()
 	got, err := vm.ExposeLocal(t.Context(), guestPort, opts...)
 	if err != nil {
@@ -178,7 +178,7 @@ func expose(t *testing.T, vm *smolvm.VM, guestPort, want int, opts ...smolvm.Exp
 func get(host string, port int, path string) ([]byte, error) {
 	client := http.Client{
 		Timeout:   patience,
-		Transport: &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext},
+		Transport: &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: patience}).DialContext},
 	}
 	resp, err := client.Get("http://" + net.JoinHostPort(host, strconv.Itoa(port)) + path)
 	if err != nil {
