@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -15,7 +16,15 @@ import (
 // version is set by the linker.
 var version = "dev"
 
+// collectorPercent is how much garbage there may be for what is in use. What goes through
+// an SSH tunnel makes a lot of it beside very little: collecting that at the usual pace
+// takes a fourth of the tunnel's throughput.
+const collectorPercent = 400
+
 func main() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(collectorPercent)
+	}
 	ctx, interrupted := notify(context.Background())
 	err := newRootCommand().ExecuteContext(ctx)
 	if sig := interrupted(); sig != 0 && err != nil {
