@@ -37,8 +37,8 @@ fuzz: ## fuzz every parser for FUZZTIME each (default 10s)
 	@scripts/fuzz.sh $(or $(FUZZTIME),10s)
 
 .PHONY: bench
-bench: setup image ## measure, and write bench/RESULTS.md
-	SMOLVM_TEST_IMAGES=$(IMAGES) $(GO) run ./bench
+bench: setup image ## measure, beside peers, and write bench/RESULTS.md (BENCHFLAGS: -only, -rounds, -seconds)
+	peers=$$(scripts/peers.sh) && SMOLVM_TEST_IMAGES=$(IMAGES) $(GO) run ./bench -peers "$$peers" $(BENCHFLAGS)
 
 .PHONY: lint
 lint: build ## gofmt, go vet, staticcheck, golangci-lint

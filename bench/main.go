@@ -1,295 +1,90 @@
 // Bench measures SmolVM on this host and writes the figures, each beside the
-// limit that it can be held against. It runs in a network namespace of its own.
+// peer or the limit that it can be held against. It runs in a network namespace of
+// its own, and installs nothing: scripts/peers.sh unpacks the peers.
 package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"log/slog"
-	"net"
-	"net/http"
 	"os"
-	"os/exec"
-	"runtime"
+	"runtime/debug"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
-	"github.com/smolvm/smolvm"
-	"github.com/smolvm/smolvm/internal/guestbin"
-	"github.com/smolvm/smolvm/internal/image"
-	"github.com/smolvm/smolvm/internal/store"
+	"github.com/smolvm/smolvm/internal/guestlink/linktest"
 	"github.com/smolvm/smolvm/internal/testworld"
-	"github.com/smolvm/smolvm/internal/vmm/qemu"
+)
+
+// settings say how much is measured.
+type settings struct {
+	rounds int           // of every comparison
+	length time.Duration // of one measurement of throughput
+	vms    int           // to start
+	peers  string        // directory of the peers
+}
+
+// The parts of the benchmark, in the order of the results.
+const (
+	partVM        = "vm"
+	partForward   = "forward"
+	partForwardVM = "forward-vm"
 )
 
 func main() {
+	linktest.Main()
+	playRole()
 	out := flag.String("out", "bench/RESULTS.md", "file to write")
-	rounds := flag.Int("rounds", 10, "VMs to start")
+	only := flag.String("only", "", "measure these parts only, separated by commas: vm, forward, forward-vm")
+	var set settings
+	flag.IntVar(&set.rounds, "rounds", 6, "rounds of every comparison of forwarding")
+	seconds := flag.Float64("seconds", 1, "length of one measurement of throughput")
+	flag.IntVar(&set.vms, "vms", 10, "VMs to start")
+	flag.StringVar(&set.peers, "peers", "", "directory of the peers' programs: what scripts/peers.sh prints")
 	flag.Parse()
+	debug.SetGCPercent(400) // as the command does
+	set.length = time.Duration(*seconds * float64(time.Second))
 	testworld.Main(func(*testworld.World) int {
-		report, err := measure(context.Background(), *rounds)
-		if err == nil {
-			err = os.WriteFile(*out, []byte(report), 0o644)
-		}
-		if err != nil {
+		// What is temporary goes with the world, in whatever way this process ends.
+		if err := os.Setenv("TMPDIR", testworld.Scratch); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			return 1
 		}
-		fmt.Print(report)
+		if err := run(*out, *only, set); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			return 1
+		}
 		return 0
 	})
 }
 
-// samples are the measurements of one thing, by name of the thing.
-type samples map[string][]time.Duration
-
-// timed adds how long f took.
-func (s samples) timed(name string, f func() error) error {
-	start := time.Now()
-	err := f()
-	s[name] = append(s[name], time.Since(start))
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	return nil
-}
-
-func (s samples) median(name string) time.Duration {
-	sorted := slices.Sorted(slices.Values(s[name]))
-	return sorted[len(sorted)/2]
-}
-
-// The things measured on every VM, and the limits they are held against.
-const (
-	coldStart   = "cold start to first Run"
-	bootLimit   = "QEMU and kernel alone"
-	warmRun     = "warm Run(true)"
-	guestTrue   = "fork and exec in the guest"
-	firstByte   = "expose to first byte"
-	directByte  = "direct to first byte"
-	unexpose    = "unexpose"
-	stop        = "stop"
-	remove      = "delete"
-	closeVM     = "close (kill and delete)"
-	warmRuns    = 50
-	exposures   = 10
-	guestPort   = 8000
-	webServer   = "cd /srv && echo hello >index.html && python3 -m http.server 8000 &"
-	guestSpawns = `python3 - <<'EOF'
-import subprocess, time
-n = 50
-start = time.perf_counter()
-for _ in range(n): subprocess.run(["/bin/sh", "-c", "true"])
-print((time.perf_counter() - start) / n)
-EOF`
-)
-
-func measure(ctx context.Context, rounds int) (string, error) {
-	dir := testworld.Scratch + "/bench"
-	images := image.NewStore(dir+"/images", []string{store.SystemImages()}, slog.New(slog.DiscardHandler))
-	s := samples{}
-	// The first start also finds out about the host, once for all.
-	warmUp, err := smolvm.Launch(ctx, smolvm.DataDir(dir))
-	if err != nil {
-		return "", err
-	}
-	if err := warmUp.Close(); err != nil {
-		return "", err
-	}
-	var info smolvm.Info
-	var memory int64
-	for i := range rounds {
-		var err error
-		if info, memory, err = round(ctx, dir, s, i%2 == 0); err != nil {
-			return "", err
+// run measures what was asked for and writes it down.
+func run(out, only string, set settings) error {
+	var parts []part
+	for _, p := range []struct {
+		name    string
+		measure func(context.Context, settings) (string, error)
+	}{
+		{partVM, measureVMs},
+		{partForward, measureForwarding},
+		{partForwardVM, measureForwardingToVM},
+	} {
+		if only != "" && !slices.Contains(strings.Split(only, ","), p.name) {
+			continue
 		}
-		if err := bootAlone(ctx, s, images, info.Accelerator); err != nil {
-			return "", err
+		text, err := p.measure(context.Background(), set)
+		if err != nil {
+			return fmt.Errorf("measure %s: %w", p.name, err)
 		}
-		fmt.Fprintf(os.Stderr, "round %d of %d\n", i+1, rounds)
+		fmt.Print(text)
+		parts = append(parts, part{p.name, text})
 	}
-	img, err := smolvm.Pull(ctx, "debian", smolvm.DataDir(dir))
-	if err != nil {
-		return "", err
+	if len(parts) == 0 {
+		return fmt.Errorf("there is no part %q", only)
 	}
-	guest, err := guestbin.Program()
-	if err != nil {
-		return "", err
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "# Figures\n\nMade by `make bench`: %d VMs one after the other, medians. ", rounds)
-	fmt.Fprintf(&b, "%s, %d processors, accelerator %s, %d MiB and %d processor a VM.\n\n", cpuModel(), runtime.NumCPU(), info.Accelerator, info.MemoryMiB, info.CPUs)
-	fmt.Fprintf(&b, "| what | median | worst | against | ratio |\n|---|---:|---:|---|---:|\n")
-	row := func(name, limit, limitText string) {
-		fmt.Fprintf(&b, "| %s | %s | %s |", name, ms(s.median(name)), ms(slices.Max(s[name])))
-		if limit == "" {
-			fmt.Fprintf(&b, " | |\n")
-			return
-		}
-		fmt.Fprintf(&b, " %s: %s | %.2f |\n", limitText, ms(s.median(limit)), float64(s.median(name))/float64(s.median(limit)))
-	}
-	row(coldStart, bootLimit, "QEMU and the same kernel, to its first user program")
-	row(warmRun, guestTrue, "starting `sh -c true` within the guest")
-	row(firstByte, directByte, "the same request to the guest's address, nothing exposed")
-	row(unexpose, "", "")
-	row(stop, "", "")
-	row(remove, "", "")
-	row(closeVM, "", "")
-	fmt.Fprintf(&b, "\n| size | |\n|---|---:|\n")
-	fmt.Fprintf(&b, "| guest program | %.1f MB |\n", float64(len(guest))/1e6)
-	fmt.Fprintf(&b, "| image on disk | %d MB |\n", img.Size/1e6)
-	fmt.Fprintf(&b, "| memory of an idle VM of %d MiB (PSS of its QEMU) | %d MB |\n", info.MemoryMiB, memory/1e6)
-	return b.String(), nil
+	return writeResults(out, parts)
 }
 
-// round starts one VM, measures, and removes it, politely or not.
-func round(ctx context.Context, dir string, s samples, polite bool) (info smolvm.Info, memory int64, err error) {
-	var vm *smolvm.VM
-	defer func() {
-		if vm != nil {
-			err = errors.Join(err, s.end(vm, polite))
-		}
-	}()
-	if err := s.timed(coldStart, func() (err error) {
-		if vm, err = smolvm.Launch(ctx, smolvm.DataDir(dir)); err != nil {
-			return err
-		}
-		_, err = vm.Run(ctx, "true")
-		return err
-	}); err != nil {
-		return info, 0, err
-	}
-	if info, err = vm.Info(ctx); err != nil {
-		return info, 0, err
-	}
-	if memory, err = pss(info.VMMPID); err != nil {
-		return info, 0, err
-	}
-	for range warmRuns {
-		if err := s.timed(warmRun, func() error { _, err := vm.Run(ctx, "true"); return err }); err != nil {
-			return info, 0, err
-		}
-	}
-	spawn, err := seconds(vm.Run(ctx, guestSpawns))
-	if err != nil {
-		return info, 0, err
-	}
-	s[guestTrue] = append(s[guestTrue], spawn)
-	if _, err := vm.Run(ctx, webServer); err != nil {
-		return info, 0, err
-	}
-	if err := vm.WaitPort(ctx, guestPort); err != nil {
-		return info, 0, err
-	}
-	return info, memory, s.exposures(ctx, vm)
-}
-
-// exposures exposes a port again and again, and holds each first request against
-// one that goes to the guest's address.
-func (s samples) exposures(ctx context.Context, vm *smolvm.VM) error {
-	direct := net.JoinHostPort(vm.IP().String(), strconv.Itoa(guestPort))
-	if _, err := request(direct); err != nil { // the server's first request is slower than the others
-		return err
-	}
-	for range exposures {
-		if err := s.timed(directByte, func() error { _, err := request(direct); return err }); err != nil {
-			return err
-		}
-		var port int
-		if err := s.timed(firstByte, func() (err error) {
-			if port, err = vm.ExposeLocal(ctx, guestPort); err != nil {
-				return err
-			}
-			_, err = request(net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-			return err
-		}); err != nil {
-			return err
-		}
-		if err := s.timed(unexpose, func() error { return vm.UnexposeLocal(ctx, port, guestPort) }); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// end ends a VM and times it.
-func (s samples) end(vm *smolvm.VM, polite bool) error {
-	if !polite {
-		return s.timed(closeVM, vm.Close)
-	}
-	ctx := context.Background()
-	return errors.Join(
-		s.timed(stop, func() error { return vm.Stop(ctx) }),
-		s.timed(remove, func() error { return vm.Delete(ctx) }),
-		vm.Close(),
-	)
-}
-
-// bootAlone times QEMU and the kernel without SmolVM around them.
-func bootAlone(ctx context.Context, s samples, images *image.Store, accelerator smolvm.Accelerator) error {
-	img, err := images.Get("debian")
-	if err != nil {
-		return err
-	}
-	guest, err := guestbin.Program()
-	if err != nil {
-		return err
-	}
-	initrd, err := images.Initrd(ctx, img, guest)
-	if err != nil {
-		return err
-	}
-	driver := qemu.NewDriver(qemu.Options{CacheDir: testworld.Scratch, ProbeTimeout: time.Minute})
-	return s.timed(bootLimit, func() error { return driver.UserSpace(ctx, img.Kernel, initrd, accelerator) })
-}
-
-func seconds(res *smolvm.Result, err error) (time.Duration, error) {
-	if err != nil {
-		return 0, err
-	}
-	f, err := strconv.ParseFloat(strings.TrimSpace(res.Stdout), 64)
-	if err != nil {
-		return 0, fmt.Errorf("%w: %s", err, res.Stderr)
-	}
-	return time.Duration(f * float64(time.Second)), nil
-}
-
-func request(address string) ([]byte, error) {
-	client := http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Get("http://" + address)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	return io.ReadAll(resp.Body)
-}
-
-// pss is a process's proportional share of memory in bytes.
-func pss(pid int) (int64, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(data)) {
-		if f := strings.Fields(line); f[0] == "Pss:" {
-			kb, err := strconv.ParseInt(f[1], 10, 64)
-			return kb << 10, err
-		}
-	}
-	return 0, fmt.Errorf("no Pss of process %d", pid)
-}
-
-func cpuModel() string {
-	out, err := exec.Command("sh", "-c", "sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1").Output()
-	if err != nil {
-		return "unknown processor"
-	}
-	return strings.TrimSpace(string(out))
-}
-
-func ms(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000) }
+// progress tells the one who waits.
+func progress(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
