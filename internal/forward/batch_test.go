@@ -150,7 +150,7 @@ func TestExposeAllStepsAround(t *testing.T) {
 			t.Errorf("%d is not mapped", f.HostPort)
 		}
 	}
-	if n := m.log.count("took another"); n < 2 {
+	if n := m.log.Count("took another"); n < 2 {
 		t.Errorf("%d warnings: %s", n, m.log)
 	}
 	must(t, m.host.Table().Delete(t.Context(), other))

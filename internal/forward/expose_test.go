@@ -33,7 +33,7 @@ func TestTransports(t *testing.T) {
 			if f.Transport != want || f.GuestPort != 80 || f.Protocol != forward.TCP {
 				t.Errorf("got %+v", f)
 			}
-			if m.log.count("msg=exposed vm=test transport="+string(want)+" host_port="+strconv.Itoa(f.HostPort)+" guest_port=80") != 1 {
+			if m.log.Count("msg=exposed vm=test transport="+string(want)+" host_port="+strconv.Itoa(f.HostPort)+" guest_port=80") != 1 {
 				t.Error("not logged:", m.log)
 			}
 			if m.mapped(f.HostPort) != (want == forward.NFTables) {
@@ -159,7 +159,7 @@ func TestBusyPortsAreSteppedAround(t *testing.T) {
 			if f.HostPort != port+1 {
 				t.Errorf("got port %d instead of %d", f.HostPort, port)
 			}
-			if m.log.count(fmt.Sprintf("wanted=%d host_port=%d", port, f.HostPort)) != 1 {
+			if m.log.Count(fmt.Sprintf("wanted=%d host_port=%d", port, f.HostPort)) != 1 {
 				t.Error("not told:", m.log)
 			}
 			wantAnswer(t, "127.0.0.1", f.HostPort, "page")
@@ -289,7 +289,7 @@ func TestSetListeners(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 	wantAnswer(t, "127.0.0.1", f.HostPort, "outside")
-	if got := m.log.count("msg=\"transport changed\""); got != 2 {
+	if got := m.log.Count("msg=\"transport changed\""); got != 2 {
 		t.Errorf("%d changes logged: %s", got, m.log)
 	}
 

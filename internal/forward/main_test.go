@@ -1,7 +1,6 @@
 package forward_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -96,7 +94,7 @@ type machine struct {
 	t       testing.TB
 	host    *network.Host
 	ifc     *network.Interface
-	log     *buffer
+	log     *nettest.Log
 	tunnels counter
 	servers []net.Listener
 }
@@ -144,7 +142,7 @@ func newMachine(t testing.TB, change ...func(*forward.Config)) *machine {
 	ifc, err := host.Attach(t.Context(), network.Attachment{VM: "test"})
 	must(t, err)
 	t.Cleanup(func() { must(t, ifc.Close()) })
-	m := &machine{t: t, host: host, ifc: ifc, log: &buffer{}}
+	m := &machine{t: t, host: host, ifc: ifc, log: &nettest.Log{}}
 	m.Namespace = nettest.Guest(t, ifc, ifc.HostAddr, ifc.GuestMAC)
 	go serveName(m.Listen("0.0.0.0:22"), "SSH-2.0-test")
 	config := m.config()
@@ -311,30 +309,6 @@ func wait(t *testing.T, what string, ok func() bool) {
 		}
 		time.Sleep(time.Millisecond)
 	}
-}
-
-// buffer is a log to look at.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) count(s string) int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return strings.Count(b.b.String(), s)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 type counter struct {

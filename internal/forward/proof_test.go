@@ -21,7 +21,7 @@ func TestNoTable(t *testing.T) {
 	}
 	f := m.expose(forward.Request{GuestPort: 80}) // the same again
 	wantAnswer(t, "127.0.0.1", f.HostPort, "page")
-	if m.log.count("level=WARN") != 1 || m.log.count("transport=ssh_tunnel") != 2 {
+	if m.log.Count("level=WARN") != 1 || m.log.Count("transport=ssh_tunnel") != 2 {
 		t.Error("logged:", m.log)
 	}
 	_, err := m.Expose(t.Context(), forward.Request{GuestPort: 82, Transport: forward.NFTables})

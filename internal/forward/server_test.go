@@ -78,14 +78,14 @@ func TestOutOfFileDescriptors(t *testing.T) {
 	}
 	func() {
 		defer restore()
-		wait(t, "a warning", func() bool { return m.log.count("could not accept") > 0 })
+		wait(t, "a warning", func() bool { return m.log.Count("could not accept") > 0 })
 	}()
 	must(t, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 10}))
 	buf := make([]byte, 4)
 	if n, err := unix.Read(fd, buf); err != nil || n != 4 || string(buf) != "page" {
 		t.Errorf("once there are descriptors again: %q, %v; log: %s", buf, err, m.log)
 	}
-	if n := m.log.count("could not accept"); n > 20 {
+	if n := m.log.Count("could not accept"); n > 20 {
 		t.Errorf("it did not wait between attempts: %d warnings", n)
 	}
 }

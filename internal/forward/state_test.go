@@ -110,7 +110,7 @@ func TestFirewallComesAndGoes(t *testing.T) {
 		wait(t, "the kernel's forwarding", func() bool { got := m.forward(pair); return got.Transport == forward.NFTables && got.Reason == "" })
 	}
 	wantAnswer(t, "127.0.0.1", f.HostPort, "page")
-	if n := m.log.count("works no longer") + m.log.count("works again"); n != 2 {
+	if n := m.log.Count("works no longer") + m.log.Count("works again"); n != 2 {
 		t.Errorf("%d lines logged: %s", n, m.log)
 	}
 }

@@ -1,40 +1,21 @@
 package network
 
 import (
-	"bytes"
 	"io"
 	"log/slog"
 	"net"
-	"strings"
-	"sync"
 	"testing"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/smolvm/smolvm/internal/network/nettest"
 )
-
-// buffer is a log that may be read while it is written.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) count(s string) int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return strings.Count(b.b.String(), s)
-}
 
 // TestWhatCannotBeMended takes a guest's interface its name and gives it to another. While
 // that lasts nothing guards the guest, so it is cut off; afterwards all is mended.
 func TestWhatCannotBeMended(t *testing.T) {
 	h := testHost(t)
-	var log buffer
+	var log nettest.Log
 	h.log = slog.New(slog.NewTextHandler(io.MultiWriter(&log, t.Output()), nil))
 	i := attach(t, h, Attachment{VM: "a", Egress: true})
 	settle(t, h)
@@ -47,9 +28,9 @@ func TestWhatCannotBeMended(t *testing.T) {
 		ifc, err := net.InterfaceByName(name)
 		return err == nil && ifc.Flags&net.FlagUp != 0
 	}
-	wait(t, "the guest is cut off", func() bool { return !up("other0") && log.count("cannot be mended") > 0 })
+	wait(t, "the guest is cut off", func() bool { return !up("other0") && log.Count("cannot be mended") > 0 })
 	rest() // it is tried again, and not complained of again
-	if n := log.count("cannot be mended"); n != 1 {
+	if n := log.Count("cannot be mended"); n != 1 {
 		t.Errorf("it complained %d times", n)
 	}
 	if link, err := netlink.LinkByIndex(i.Index); err != nil || link.Attrs().Name != "other0" {

@@ -14,10 +14,6 @@ import (
 	"github.com/smolvm/smolvm/internal/forward"
 )
 
-// replaceAttempts is how often a replacement is begun anew because somebody changed
-// some firewall rule meanwhile.
-const replaceAttempts = 20
-
 // ensureTable makes the tables what they should be. Tables that are right are left
 // alone, but for forwards that are missing; else one transaction replaces all and
 // keeps the forwards that it can read.
@@ -26,13 +22,13 @@ func (h *Host) ensureTable(borrowed []string) error {
 }
 
 func (h *Host) ensureRuleset(want *ruleset, borrowed []string) error {
-	for range replaceAttempts {
+	for range tableAttempts {
 		err := h.sockets.change(func(conn *nftables.Conn) error { return h.ensureOnce(conn, want, borrowed) })
 		if !restarted(err) && !taken(err) {
 			return err
 		}
 	}
-	return errors.New("set up nftables: the firewall's rules keep changing")
+	return fmt.Errorf("set up nftables: %w", errKeepsChanging)
 }
 
 func (h *Host) ensureOnce(conn *nftables.Conn, want *ruleset, borrowed []string) error {

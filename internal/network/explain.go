@@ -80,7 +80,7 @@ func (h *Host) follow(ctx context.Context, m forward.Mapping) (culprit string, d
 			marking = err
 			return err
 		}}
-		c, err := dialer.DialContext(dialCtx, "tcp4", netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), m.HostPort).String())
+		c, err := dialer.DialContext(dialCtx, "tcp4", netip.AddrPortFrom(localhost(), m.HostPort).String())
 		if err == nil {
 			c.Close()
 		}
@@ -101,7 +101,7 @@ func (h *Host) follow(ctx context.Context, m forward.Mapping) (culprit string, d
 // bindLocalhost gives a socket that is about to connect its port.
 func bindLocalhost(raw syscall.RawConn) (port uint16, err error) {
 	control := raw.Control(func(fd uintptr) {
-		if err = unix.Bind(int(fd), &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		if err = unix.Bind(int(fd), &unix.SockaddrInet4{Addr: localhost().As4()}); err != nil {
 			return
 		}
 		var name unix.Sockaddr
@@ -125,16 +125,15 @@ func markPackets(conn *nftables.Conn, m forward.Mapping, clientPort uint16) erro
 	port := func(offset uint32, number uint16) []expr.Any {
 		return []expr.Any{payload(expr.PayloadBaseTransportHeader, offset, 2), equal(binaryutil.BigEndian.PutUint16(number))}
 	}
-	host := func(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 	for _, way := range []struct {
 		chain, comment string
 		hook           *nftables.ChainHook
 		match          [][]expr.Any
 	}{
 		{"output", "follow a connection that does not come about", nftables.ChainHookOutput,
-			[][]expr.Any{daddrIn(netip.MustParsePrefix("127.0.0.1/32")), l4proto(unix.IPPROTO_TCP), port(sourcePort, clientPort), port(destinationPort, m.HostPort)}},
+			[][]expr.Any{daddrIn(only(localhost())), l4proto(unix.IPPROTO_TCP), port(sourcePort, clientPort), port(destinationPort, m.HostPort)}},
 		{"prerouting", "and the guest's answer", nftables.ChainHookPrerouting,
-			[][]expr.Any{saddrIn(host(m.Guest.Addr())), l4proto(unix.IPPROTO_TCP), port(sourcePort, m.Guest.Port()), port(destinationPort, clientPort)}},
+			[][]expr.Any{saddrIn(only(m.Guest.Addr())), l4proto(unix.IPPROTO_TCP), port(sourcePort, m.Guest.Port()), port(destinationPort, clientPort)}},
 	} {
 		c := conn.AddChain(&nftables.Chain{
 			Table: t, Name: way.chain, Type: nftables.ChainTypeFilter, Hooknum: way.hook, Priority: nftables.ChainPriorityFirst,

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"strings"
 
 	"github.com/google/nftables"
@@ -158,7 +157,6 @@ type sample struct {
 // guest; its uplink is not known.
 func (h *Host) samples(hook nftables.ChainHook, priority nftables.ChainPriority) []sample {
 	const guestLink, fromGuests, toGuests = interfacePrefix + "0", `iifname "` + interfacePrefix + `*"`, `oifname "` + interfacePrefix + `*"`
-	localhost := netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	own, guest, _ := slot(0).addresses(h.pool)
 	opening, later := expr.CtStateBitNEW, expr.CtStateBitESTABLISHED
 	if priority <= *nftables.ChainPriorityConntrack {
@@ -172,7 +170,7 @@ func (h *Host) samples(hook nftables.ChainHook, priority nftables.ChainPriority)
 		}
 	case *nftables.ChainHookInput:
 		// NAT of replies is undone before any chain of this hook.
-		return []sample{{Forwards, probe{in: guestLink, out: noInterface, src: guest, dst: localhost, state: later}, fromGuests}}
+		return []sample{{Forwards, probe{in: guestLink, out: noInterface, src: guest, dst: localhost(), state: later}, fromGuests}}
 	case *nftables.ChainHookForward:
 		return []sample{
 			{Egress, probe{in: guestLink, src: guest, state: opening}, fromGuests},
@@ -180,14 +178,14 @@ func (h *Host) samples(hook nftables.ChainHook, priority nftables.ChainPriority)
 		}
 	case *nftables.ChainHookOutput:
 		// The interface is the one from before NAT throughout this hook.
-		p := probe{in: noInterface, out: "lo", src: localhost, dst: localhost, state: opening}
+		p := probe{in: noInterface, out: "lo", src: localhost(), dst: localhost(), state: opening}
 		match := "ip daddr 127.0.0.1"
 		if priority > *nftables.ChainPriorityNATDest {
 			p.dst, match = guest, fmt.Sprintf("ip daddr %s", h.pool)
 		}
 		return []sample{{Forwards, p, match}}
 	case *nftables.ChainHookPostrouting:
-		p := probe{in: noInterface, out: guestLink, src: localhost, dst: guest, state: opening}
+		p := probe{in: noInterface, out: guestLink, src: localhost(), dst: guest, state: opening}
 		if priority > *nftables.ChainPriorityNATSource {
 			p.src = own
 		}

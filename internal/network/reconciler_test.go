@@ -137,17 +137,17 @@ func TestIdle(t *testing.T) {
 // go as it does when a VM ends: a moment before it is closed, which is nothing to tell.
 func TestDeletedInterfaceIsTold(t *testing.T) {
 	h := testHost(t)
-	var log buffer
+	var log nettest.Log
 	h.log = slog.New(slog.NewTextHandler(io.MultiWriter(&log, t.Output()), nil))
 	i := attach(t, h, Attachment{VM: "a"})
 	other := attach(t, h, Attachment{VM: "b"})
 	run(t, "ip", "link", "del", i.Name)
-	wait(t, "it is told", func() bool { return log.count("interface is gone") == 1 })
+	wait(t, "it is told", func() bool { return log.Count("interface is gone") == 1 })
 	settle(t, h)
 	must(t, other.file.Close())
 	wait(t, "the loss is noticed", func() bool { return !h.reconciler.settled() })
 	must(t, other.Close())
-	if n := log.count("interface is gone"); n != 1 {
+	if n := log.Count("interface is gone"); n != 1 {
 		t.Errorf("it was told %d times", n)
 	}
 }

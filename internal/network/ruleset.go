@@ -58,7 +58,7 @@ func (rs *ruleset) forwards(pool netip.Prefix) {
 	rs.rule(output, "a connection made elsewhere stays there",
 		tcpNotOpening(), verdict(expr.VerdictReturn))
 	rs.rule(output, "what is exposed goes to its guest",
-		daddrIn(netip.PrefixFrom(localhost(), 32)), dnatByMap())
+		daddrIn(only(localhost())), dnatByMap())
 
 	postrouting := rs.chain(t, "postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource)
 	rs.rule(postrouting, "a guest can answer its own interface only",
@@ -100,10 +100,10 @@ func (rs *ruleset) counting(t *nftables.Table) {
 	beforeNAT, afterNAT := *nftables.ChainPriorityMangle, *nftables.ChainPriorityNATSource+10
 	output := rs.chain(t, "count_output", nftables.ChainTypeFilter, nftables.ChainHookOutput, beforeNAT)
 	rs.rule(output, "what goes to guests through forwards is counted",
-		daddrIn(netip.PrefixFrom(localhost(), 32)), not(notDNATed()), protocolAndPort(destinationPort), in(setToGuests))
+		daddrIn(only(localhost())), not(notDNATed()), protocolAndPort(destinationPort), in(setToGuests))
 	input := rs.chain(t, "count_input", nftables.ChainTypeFilter, nftables.ChainHookInput, afterNAT)
 	rs.rule(input, "and what comes back",
-		iifname(interfacePrefix+"*"), saddrIn(netip.PrefixFrom(localhost(), 32)), protocolAndPort(sourcePort), in(setFromGuests))
+		iifname(interfacePrefix+"*"), saddrIn(only(localhost())), protocolAndPort(sourcePort), in(setFromGuests))
 }
 
 // noIPv6 lays out table ip6 smolvm. IPv6 is off on guests' interfaces, and stays
@@ -170,5 +170,8 @@ func borrowedSet(t *nftables.Table) *nftables.Set {
 		Comment: "interfaces that forward for guests' sake only",
 	}
 }
+
+// only is the range of one address.
+func only(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
 func loopback() netip.Prefix { return netip.MustParsePrefix("127.0.0.0/8") }

@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/smolvm/smolvm"
+	"github.com/smolvm/smolvm/internal/network/nettest"
 )
 
 // smolvmCmd is the real command on the fixture's data directory.
@@ -44,7 +45,7 @@ type server struct {
 	cmd       *exec.Cmd
 	port      int
 	transport string
-	stderr    *testLog
+	stderr    *nettest.Log
 	ended     chan error
 }
 
@@ -61,7 +62,7 @@ func (f *fixture) startServer(cmd *exec.Cmd) *server {
 	if err := cmd.Start(); err != nil {
 		f.t.Fatal(err)
 	}
-	s := &server{cmd: cmd, stderr: new(testLog), ended: make(chan error, 1)}
+	s := &server{cmd: cmd, stderr: new(nettest.Log), ended: make(chan error, 1)}
 	exposed := make(chan []string, 1)
 	go func() {
 		lines := bufio.NewScanner(io.TeeReader(stderr, s.stderr))

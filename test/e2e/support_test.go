@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -10,11 +9,11 @@ import (
 	"net/http"
 	"os"
 	"strconv"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/smolvm/smolvm"
+	"github.com/smolvm/smolvm/internal/network/nettest"
 	"github.com/smolvm/smolvm/internal/testworld"
 )
 
@@ -40,24 +39,6 @@ func eventually(t *testing.T, what string, check func() error) {
 	}
 }
 
-// testLog is a log that a test can read.
-type testLog struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *testLog) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *testLog) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
 // dataDir is a data directory for one test. It is world-traversable, for tests
 // that become somebody else.
 func dataDir(t *testing.T) string {
@@ -78,7 +59,7 @@ func dataDir(t *testing.T) string {
 type fixture struct {
 	t    *testing.T
 	dir  string
-	log  *testLog
+	log  *nettest.Log
 	opts []smolvm.Option
 }
 
@@ -86,7 +67,7 @@ type fixture struct {
 // that nothing else is left.
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	f := &fixture{t: t, dir: dataDir(t), log: new(testLog)}
+	f := &fixture{t: t, dir: dataDir(t), log: new(nettest.Log)}
 	f.opts = []smolvm.Option{
 		smolvm.DataDir(f.dir),
 		smolvm.Logger(slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))),
