@@ -22,6 +22,8 @@ type command struct {
 	stdout  *os.File
 	stderr  *os.File
 	tty     bool // stdin is its controlling terminal
+	// credential is whom it runs as, and who owns the files; nil: as this program does.
+	credential *syscall.Credential
 }
 
 // start starts the command in a session and process group of its own. It takes
@@ -45,11 +47,14 @@ func (c *command) start(r *Reaper) (*child, error) {
 		}
 		defer stdin.Close()
 	}
+	if err := c.give(); err != nil {
+		return nil, err
+	}
 	child, err := r.start(program, c.argv, &syscall.ProcAttr{
 		Dir:   c.dir,
 		Env:   c.env,
 		Files: []uintptr{stdin.Fd(), c.stdout.Fd(), c.stderr.Fd()},
-		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: c.tty},
+		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: c.tty, Credential: c.credential},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start %q: %w", program, err)
@@ -57,14 +62,41 @@ func (c *command) start(r *Reaper) (*child, error) {
 	return child, nil
 }
 
+// give makes the command's files its user's own: it may want to open them by name, such
+// as /dev/stdout.
+func (c *command) give() error {
+	if c.credential == nil {
+		return nil
+	}
+	for _, f := range []*os.File{c.stdin, c.stdout, c.stderr} {
+		if f == nil {
+			continue
+		}
+		if err := f.Chown(int(c.credential.Uid), -1); err != nil {
+			return fmt.Errorf("give the command its files: %w", err)
+		}
+	}
+	return nil
+}
+
 // failure tells the host why something could not be done.
 func failure(err error) guestapi.Failure {
 	f := guestapi.Failure{Error: err.Error()}
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		f.Kind = guestapi.KindNotExist
-	case errors.Is(err, fs.ErrPermission):
-		f.Kind = guestapi.KindPermission
+	for _, k := range []struct {
+		is   error
+		kind guestapi.Kind
+	}{
+		{fs.ErrNotExist, guestapi.KindNotExist},
+		{fs.ErrExist, guestapi.KindExist},
+		{fs.ErrPermission, guestapi.KindPermission},
+		{unix.EISDIR, guestapi.KindIsDirectory},
+		{unix.ENOTDIR, guestapi.KindNotDirectory},
+		{unix.ENOSPC, guestapi.KindNoSpace},
+	} {
+		if errors.Is(err, k.is) {
+			f.Kind = k.kind
+			break
+		}
 	}
 	return f
 }

@@ -28,8 +28,10 @@ const userSpace = "smolvm-guest: user space\n"
 const probeParameter = "smolvm.probe"
 
 // Main boots the guest and serves it until it powers off. It does not return in a
-// process that is PID 1; in any other it changes nothing and returns an error.
+// process that is PID 1, nor where SFTPMain does not; in any other it changes nothing and
+// returns an error.
 func Main() error {
+	SFTPMain()
 	if os.Getpid() != 1 {
 		return fmt.Errorf("this program boots a SmolVM guest: it must be PID 1")
 	}
@@ -128,7 +130,7 @@ func (b *boot) catchSignals() {
 // serve loads the modules, mounts the root file system, and serves the host from
 // as early as that is possible: it is told even why the rest failed.
 func (b *boot) serve() {
-	sys := &system{log: b.log, ready: make(chan struct{}), powerOff: b.requestPowerOff}
+	sys := &system{log: b.log, console: b.console, ready: make(chan struct{}), powerOff: b.requestPowerOff}
 	sys.server = NewServer(sys, b.reaper, b.log)
 	moduleErr := loadModules("/modules.list")
 	if moduleErr != nil {

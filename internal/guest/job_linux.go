@@ -98,17 +98,13 @@ func (j *job) run(conn *wire.Conn, channel ssh.Channel) {
 			}
 		}()
 	}
-	rest := pipeRest
-	if j.master != nil {
-		rest = ptyRest
-	}
 	var outputs []*output
 	for _, o := range j.outputs {
 		to := io.Writer(channel)
 		if o.stderr {
 			to = channel.Stderr()
 		}
-		outputs = append(outputs, startOutput(o.from, conn.Pace(to), rest))
+		outputs = append(outputs, startOutput(o.from, conn.Pace(to), j.master != nil))
 	}
 	<-j.child.done
 	for _, o := range outputs {
@@ -159,7 +155,7 @@ func (j *job) request(req *ssh.Request) bool {
 		sig := unix.SignalNum("SIG" + name.Name)
 		return sig != 0 && j.child.signal(sig) == nil
 	case "window-change":
-		var size windowChange
+		var size guestapi.WindowChange
 		return j.master != nil && ssh.Unmarshal(req.Payload, &size) == nil && resize(j.master, size) == nil
 	}
 	return false
@@ -193,5 +189,5 @@ func shellCommand(line string, env []string, dir string) command {
 
 // loginShell is the user's own shell, started as for a login.
 func loginShell(u user, env []string, dir string) command {
-	return command{program: u.shell, argv: []string{"-" + filepath.Base(u.shell)}, env: env, dir: dir}
+	return command{program: u.shell, argv: []string{"-" + filepath.Base(u.shell)}, env: env, dir: dir, credential: u.credential}
 }

@@ -3,6 +3,7 @@ package guest
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"maps"
 	"net"
 	"net/netip"
@@ -220,6 +221,38 @@ func TestSockets(t *testing.T) {
 			if !maps.Equal(got.TCP, tcp) || !maps.Equal(got.UDP, udp) {
 				t.Errorf("mute %v: got %v, want %v and %v", mute, got, tcp, udp)
 			}
+		}
+	})
+}
+
+// Without a network the SSH server is reached through loopback, and else through the
+// network alone.
+func TestListen(t *testing.T) {
+	inNetwork(t, func(t *testing.T) {
+		must(t, loopbackUp())
+		addEthernet(t, "eth0")
+		n := &guestapi.Network{Address: netip.MustParsePrefix("198.18.0.3/31"), Gateway: netip.MustParseAddr("198.18.0.2")}
+		must(t, configureNetwork(n))
+		log := slog.New(slog.DiscardHandler)
+		s := &system{log: log}
+		s.server = NewServer(s, nil, log)
+		defer func() { s.listener.Close() }()
+		answers := func(address string) bool {
+			conn, err := net.Dial("tcp", address)
+			if err == nil {
+				conn.Close()
+			}
+			return err == nil
+		}
+		const loopback, network = "127.0.0.1:22", "198.18.0.3:22"
+		for _, n := range []*guestapi.Network{nil, nil, n, n, nil, n} {
+			s.listen(n)
+			if answers(loopback) != (n == nil) || answers(network) != (n != nil) {
+				t.Errorf("network %v: loopback %v, network %v", n != nil, answers(loopback), answers(network))
+			}
+			conn, err := dial(t.Context(), guestapi.Dial{Host: "localhost", Port: guestapi.SSHPort})
+			must(t, err)
+			conn.Close()
 		}
 	})
 }

@@ -17,15 +17,17 @@ import (
 type output struct {
 	from *os.File
 	to   io.Writer
-	// rest tells how much the command can have left in from when it ended, in bytes.
-	rest func(*os.File) int
+	// terminal tells that from is a terminal's master, which the job closes: that hangs
+	// up, and a command may have closed its terminal and not have ended yet.
+	terminal bool
 	// delivered is closed once everything that the command wrote is in to.
 	delivered chan struct{}
 }
 
-// startOutput begins to carry. It owns from from then on.
-func startOutput(from *os.File, to io.Writer, rest func(*os.File) int) *output {
-	o := &output{from: from, to: to, rest: rest, delivered: make(chan struct{})}
+// startOutput begins to carry. It owns from from then on, unless that is a terminal's
+// master.
+func startOutput(from *os.File, to io.Writer, terminal bool) *output {
+	o := &output{from: from, to: to, terminal: terminal, delivered: make(chan struct{})}
 	go o.run()
 	return o
 }
@@ -39,7 +41,9 @@ func (o *output) commandEnded() {
 }
 
 func (o *output) run() {
-	defer o.from.Close()
+	if !o.terminal {
+		defer o.from.Close()
+	}
 	sink := &sink{Writer: o.to}
 	_, err := io.CopyBuffer(sink, struct{ io.Reader }{o.from}, make([]byte, 32<<10))
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -61,7 +65,7 @@ func (o *output) copyRest(to io.Writer) (ended bool) {
 		return true
 	}
 	buf := make([]byte, 32<<10)
-	for left := o.rest(o.from); left > 0; {
+	for left := o.rest(); left > 0; {
 		var n int
 		var readErr error
 		err := raw.Read(func(fd uintptr) bool {
@@ -84,10 +88,15 @@ func (o *output) copyRest(to io.Writer) (ended bool) {
 	return false
 }
 
-// pipeRest is what a pipe holds.
-func pipeRest(f *os.File) int {
+// rest bounds what the command can have left when it ended, in bytes. A pipe tells; of a
+// terminal it is the line discipline's buffer and what is on its way to it, and reading
+// finds the true end.
+func (o *output) rest() int {
+	if o.terminal {
+		return 128 << 10
+	}
 	var n int
-	if raw, err := f.SyscallConn(); err == nil {
+	if raw, err := o.from.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
 	}
 	return n

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -146,76 +145,6 @@ func FuzzApplyModes(f *testing.F) {
 			t.Fatalf("changed what has no mode: %+v", once)
 		}
 	})
-}
-
-func TestRootUser(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "passwd")
-	for content, want := range map[string]user{
-		"": {"root", "/root", "/bin/sh"},
-		"a:x:1:1::/a:/a\nroot:x:0:0:root:/home/root:/bin/zsh\n": {"root", "/home/root", "/bin/zsh"},
-		"root:x:0:0:root:home:\n":                               {"root", "/root", "/bin/sh"},
-		"root:x:0\n":                                            {"root", "/root", "/bin/sh"},
-	} {
-		if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if got := rootUser(file); got != want {
-			t.Errorf("%q: %+v", content, got)
-		}
-	}
-	if got := rootUser("/no/such/file"); got.home != "/root" {
-		t.Errorf("got %+v", got)
-	}
-}
-
-func FuzzRootUser(f *testing.F) {
-	f.Add([]byte("root:x:0:0:root:/root:/bin/bash"))
-	f.Fuzz(func(t *testing.T, content []byte) {
-		file := filepath.Join(t.TempDir(), "passwd")
-		if err := os.WriteFile(file, content, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if u := rootUser(file); u.name != "root" || !filepath.IsAbs(u.home) || !filepath.IsAbs(u.shell) {
-			t.Fatalf("got %+v", u)
-		}
-	})
-}
-
-func TestMergeEnv(t *testing.T) {
-	got := mergeEnv([]string{"A=1", "B=2", "junk", "=x"}, nil, []string{"A=3", "C=a=b", "D=\x00"})
-	if want := []string{"A=3", "B=2", "C=a=b"}; !slices.Equal(got, want) {
-		t.Errorf("got %q, want %q", got, want)
-	}
-	if getenv(got, "C") != "a=b" || getenv(got, "D") != "" {
-		t.Error("values are not found")
-	}
-}
-
-func TestLookPath(t *testing.T) {
-	dir := t.TempDir()
-	for name, mode := range map[string]os.FileMode{"tool": 0o755, "data": 0o644} {
-		if err := os.WriteFile(filepath.Join(dir, name), nil, mode); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, c := range []struct {
-		name, path string
-		want       string
-		err        error
-	}{
-		{"tool", "/nowhere:" + dir, dir + "/tool", nil},
-		{"tool", ".", dir + "/tool", nil}, // counted from the command's directory
-		{"./tool", "", "./tool", nil},
-		{"tool", "/nowhere", "", fs.ErrNotExist},
-		{"tool", "", "", fs.ErrNotExist},
-		{"data", dir + ":/nowhere", "", fs.ErrPermission},
-		{"/", "", "/", unix.EISDIR},
-	} {
-		got, err := lookPath(c.name, c.path, dir)
-		if got != c.want || !errors.Is(err, c.err) {
-			t.Errorf("%q in %q: %q, %v", c.name, c.path, got, err)
-		}
-	}
 }
 
 func TestAuthorizedKeys(t *testing.T) {

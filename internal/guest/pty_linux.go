@@ -7,6 +7,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/smolvm/smolvm/internal/guestapi"
 )
 
 // ptyRequest is the payload of SSH's "pty-req".
@@ -15,12 +17,6 @@ type ptyRequest struct {
 	Columns, Rows uint32
 	Width, Height uint32 // in pixels
 	Modes         string
-}
-
-// windowChange is the payload of SSH's "window-change".
-type windowChange struct {
-	Columns, Rows uint32
-	Width, Height uint32
 }
 
 // openPTY makes a pseudo-terminal: the master for the guest program, and the
@@ -58,7 +54,7 @@ func openPTY(req ptyRequest) (master, tty *os.File, err error) {
 		return unix.IoctlSetTermios(fd, unix.TCSETS, settings)
 	})
 	if err == nil {
-		err = resize(master, windowChange{req.Columns, req.Rows, req.Width, req.Height})
+		err = resize(master, guestapi.WindowChange{Columns: req.Columns, Rows: req.Rows, Width: req.Width, Height: req.Height})
 	}
 	if err != nil {
 		tty.Close()
@@ -68,7 +64,7 @@ func openPTY(req ptyRequest) (master, tty *os.File, err error) {
 }
 
 // resize tells the terminal its size; who runs in it gets a SIGWINCH.
-func resize(master *os.File, w windowChange) error {
+func resize(master *os.File, w guestapi.WindowChange) error {
 	return control(master, func(fd int) error {
 		return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{
 			Row: uint16(w.Rows), Col: uint16(w.Columns), Xpixel: uint16(w.Width), Ypixel: uint16(w.Height),
@@ -87,10 +83,6 @@ func control(f *os.File, do func(fd int) error) error {
 	}
 	return doErr
 }
-
-// ptyRest bounds what a terminal can hold that nobody has read yet: the line
-// discipline's buffer and what is on its way to it. Reading finds its true end.
-func ptyRest(*os.File) int { return 128 << 10 }
 
 // The terminal modes of SSH (RFC 4254, section 8) by what they change. The
 // numbers are the protocol's.

@@ -16,12 +16,11 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/cpu"
+	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/guestapi"
 	"github.com/smolvm/smolvm/internal/guestapi/wire"
 )
-
-const passwdFile = "/etc/passwd"
 
 // loginTimeout bounds how long a client on the network may take to log in.
 const loginTimeout = 30 * time.Second
@@ -36,6 +35,8 @@ type System interface {
 	Configure(context.Context, guestapi.Identity) error
 	// PowerOff begins to power off. It does not wait.
 	PowerOff()
+	// Console takes what commands write that nobody waits for.
+	Console() io.Writer
 }
 
 // Server is the guest's SSH server. Its methods may be called concurrently.
@@ -133,7 +134,8 @@ func (s *Server) ServeNetwork(listener net.Listener) error {
 				_ = conn.SetDeadline(time.Now().Add(loginTimeout))
 				err = s.serve(conn, config, false)
 			}
-			if err != nil {
+			// A reset is how the host's proof of forwarding ends its connection.
+			if err != nil && !errors.Is(err, unix.ECONNRESET) {
 				s.log.Info("an SSH connection failed", "from", conn.RemoteAddr().String(), "error", err)
 			}
 		}()
@@ -213,6 +215,8 @@ func (s *Server) channel(ctx context.Context, p *peer, open ssh.NewChannel) {
 		s.datagrams(ctx, p, open)
 	case t == guestapi.ChannelExec && p.host:
 		s.exec(ctx, p, open)
+	case t == guestapi.ChannelFiles && p.host:
+		s.files(ctx, p, open)
 	default:
 		_ = open.Reject(ssh.UnknownChannelType, "unknown channel type")
 	}

@@ -2,57 +2,10 @@ package guest
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"path/filepath"
 
 	"golang.org/x/crypto/ssh"
-
-	"github.com/smolvm/smolvm/internal/guestapi"
 )
-
-// exec serves a guestapi.ChannelExec channel.
-func (s *Server) exec(ctx context.Context, p *peer, open ssh.NewChannel) {
-	j, err := s.startExec(ctx, open.ExtraData())
-	if err != nil {
-		message, _ := json.Marshal(failure(err)) // strings: cannot fail
-		_ = open.Reject(ssh.ConnectionFailed, string(message))
-		return
-	}
-	channel, requests, err := open.Accept()
-	if err != nil {
-		j.abandon()
-		return
-	}
-	go j.run(p.conn, channel)
-	for req := range requests {
-		_ = req.Reply(j.request(req), nil)
-	}
-	j.hangUp()
-}
-
-func (s *Server) startExec(ctx context.Context, payload []byte) (*job, error) {
-	var e guestapi.Exec
-	if err := json.Unmarshal(payload, &e); err != nil {
-		return nil, fmt.Errorf("read command: %w", err)
-	}
-	if len(e.Argv) == 0 {
-		return nil, errors.New("the command is empty")
-	}
-	if err := s.system.Ready(ctx); err != nil {
-		return nil, err
-	}
-	u := rootUser(passwdFile)
-	cmd := command{
-		program: e.Argv[0],
-		argv:    e.Argv,
-		dir:     absolute(e.Dir, u.directory()),
-		env:     mergeEnv(u.env(), s.environment(), e.Env),
-	}
-	defer s.nudge.give()
-	return startPiped(s.reaper, cmd, e.Stdin)
-}
 
 // session serves a "session" channel, as SSH has it.
 type session struct {
@@ -77,7 +30,7 @@ func (s *Server) session(ctx context.Context, p *peer, open ssh.NewChannel) {
 	for req := range requests {
 		ok := se.request(req)
 		_ = req.Reply(ok, nil)
-		if ok && (req.Type == "exec" || req.Type == "shell") {
+		if ok && (req.Type == "exec" || req.Type == "shell" || req.Type == "subsystem") {
 			go se.job.run(p.conn, channel)
 		}
 	}
@@ -113,6 +66,12 @@ func (se *session) request(req *ssh.Request) bool {
 			return false
 		}
 		return se.start(shellCommand(e.Line, se.environment(), se.user.directory()))
+	case "subsystem":
+		var e struct{ Name string }
+		if ssh.Unmarshal(req.Payload, &e) != nil || e.Name != "sftp" {
+			return false
+		}
+		return se.start(sftpCommand(se.environment(), se.user.directory()))
 	}
 	return false
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -17,8 +18,9 @@ import (
 
 // system is the guest itself, as a Server sees it.
 type system struct {
-	log    *slog.Logger
-	server *Server // set before anything is served
+	log     *slog.Logger
+	console io.Writer
+	server  *Server // set before anything is served
 
 	ready    chan struct{} // closed once the root file system is there, or never will be
 	bootErr  error         // why it never will be; for after ready
@@ -46,6 +48,8 @@ func (s *system) Ready(ctx context.Context) error {
 
 func (s *system) PowerOff() { s.powerOff() }
 
+func (s *system) Console() io.Writer { return s.console }
+
 // Configure applies what it can and returns all that went wrong.
 func (s *system) Configure(_ context.Context, id guestapi.Identity) error {
 	s.mu.Lock()
@@ -69,9 +73,11 @@ func (s *system) Configure(_ context.Context, id guestapi.Identity) error {
 }
 
 // listen serves SSH on the guest's network address, and no longer on the one
-// before. A guest whose user runs another SSH server there keeps that one.
+// before. Without a network that is loopback's: the host reaches either through the
+// guest channel, as localhost. A guest whose user runs another SSH server there keeps
+// that one.
 func (s *system) listen(n *guestapi.Network) {
-	var address netip.Addr
+	address := netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	if n != nil {
 		address = n.Address.Addr()
 	}
@@ -82,19 +88,16 @@ func (s *system) listen(n *guestapi.Network) {
 		s.listener.Close()
 	}
 	s.listener, s.address = nil, address
-	if n == nil {
-		return
-	}
 	l, err := net.Listen("tcp", net.JoinHostPort(address.String(), strconv.Itoa(guestapi.SSHPort)))
 	if err != nil {
-		s.log.Warn("no SSH on the network", "error", err)
+		s.log.Warn("no SSH server", "address", address.String(), "error", err)
 		return
 	}
 	s.listener = l
 	go func() {
 		err := s.server.ServeNetwork(l)
 		if !errors.Is(err, net.ErrClosed) {
-			s.log.Warn("SSH on the network ended", "error", err)
+			s.log.Warn("the SSH server ended", "error", err)
 		}
 	}()
 }

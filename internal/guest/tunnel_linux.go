@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -106,6 +107,10 @@ func connectError(err error) error {
 	if errors.As(err, &op) {
 		err = op.Err
 	}
+	var call *os.SyscallError
+	if errors.As(err, &call) {
+		err = call.Err
+	}
 	return fmt.Errorf("connect: %w", err)
 }
 
@@ -118,8 +123,16 @@ func splice(host *wire.Stream, conn *net.TCPConn, buffers *wire.Buffers) {
 	up.Go(func() { carry(conn, host, buffers) })
 	down.Go(func() { carry(host, conn, buffers) })
 	// The host closes the stream once it has no more to say or to hear. What it sent
-	// before still arrives; an answer has nowhere to go.
+	// before still arrives; an answer has nowhere to go. Other SSH clients wait until this
+	// end closes it.
+	ended := make(chan struct{})
+	go func() {
+		up.Wait()
+		down.Wait()
+		close(ended)
+	}()
 	select {
+	case <-ended:
 	case <-host.Over():
 		if host.Cut() {
 			abort(conn)

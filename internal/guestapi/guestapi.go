@@ -40,6 +40,12 @@ const (
 	// From there it behaves as a "session" channel: "signal", "exit-status" and
 	// "exit-signal" are those of SSH. Closing it kills the command.
 	ChannelExec = "exec@smolvm"
+	// ChannelFiles moves files into the guest or out of it. Its payload is a Files. It is
+	// refused with a Failure as the message if what it asks for cannot begin. The data
+	// travels on the channel, towards the guest until the host ends its direction with
+	// RequestEnd: without that it has broken off, and the guest does so, too. The guest ends with RequestFilesDone, whose payload is a Failure, empty
+	// if all went well, and closes the channel.
+	ChannelFiles = "files@smolvm"
 	// ChannelPing is always refused, at once: that is the answer. Unlike a global
 	// request it never waits behind another request.
 	ChannelPing = "ping@smolvm"
@@ -52,8 +58,9 @@ const (
 	ChannelDatagrams = "datagrams@smolvm"
 )
 
-// Channel requests, without payload or reply, either way on a ChannelDial. Without
-// either of them before the end of a direction the session was lost.
+// Channel requests, without payload or reply, either way on a ChannelDial, and the first
+// one towards the guest on a ChannelFiles. Without either of them before the end of a
+// direction the session was lost.
 const (
 	// RequestEnd comes before the end of a direction, or of both, that is in order.
 	RequestEnd = "end@smolvm"
@@ -61,6 +68,10 @@ const (
 	// connection was reset, and the other one is to be.
 	RequestReset = "reset@smolvm"
 )
+
+// RequestFilesDone is the channel request, guest to host, that ends a ChannelFiles. It
+// wants no reply.
+const RequestFilesDone = "files-done@smolvm"
 
 // MaxPayload bounds a request's payload, in bytes: what surely fits in one SSH
 // packet.
@@ -83,6 +94,13 @@ type ExitSignal struct {
 	Language   string
 }
 
+// WindowChange is the payload of SSH's "window-change" request: the new size of a
+// terminal, in characters and in pixels.
+type WindowChange struct {
+	Columns, Rows uint32
+	Width, Height uint32
+}
+
 // Failure says why a request was refused.
 type Failure struct {
 	Error string `json:"error"`
@@ -94,8 +112,12 @@ type Kind string
 
 // The kinds of failure. The zero Kind is any other.
 const (
-	KindNotExist   Kind = "not-exist"  // a file or directory does not exist
-	KindPermission Kind = "permission" // it may not be used so
+	KindNotExist     Kind = "not-exist"     // a file or directory does not exist
+	KindExist        Kind = "exist"         // it is there, and must not be
+	KindPermission   Kind = "permission"    // it may not be used so
+	KindIsDirectory  Kind = "is-directory"  // it is a directory, and must not be
+	KindNotDirectory Kind = "not-directory" // it is none, and must be
+	KindNoSpace      Kind = "no-space"      // the disk is full
 )
 
 // Identity is all that makes one guest differ from another. A guest boots
@@ -125,15 +147,52 @@ type Network struct {
 	Search      []string     `json:"search,omitempty"`
 }
 
-// Exec is a command to run in the guest, as its root user.
+// Exec is a command to run in the guest.
 type Exec struct {
 	// Argv is the program and its arguments. The program is looked up in the
-	// command's PATH when it has no slash.
+	// command's PATH when it has no slash. Empty: the user's login shell.
 	Argv []string `json:"argv"`
-	Dir  string   `json:"dir,omitempty"` // default: the user's home
-	Env  []string `json:"env,omitempty"` // on top of the guest's own
+	Dir  string   `json:"dir,omitempty"`  // default: the user's home
+	Env  []string `json:"env,omitempty"`  // on top of the guest's own
+	User string   `json:"user,omitempty"` // name or number, with ":GROUP" if wanted; default: root
 	// Stdin tells that input will come; without it the command reads /dev/null.
 	Stdin bool `json:"stdin,omitempty"`
+	// Terminal runs the command in a terminal of its own, which is its input and output
+	// at once; "window-change" of SSH changes its size.
+	Terminal *Terminal `json:"terminal,omitempty"`
+	// Detach lets the command live on when the channel is closed. It has no input, and
+	// its output goes to the guest's console.
+	Detach bool `json:"detach,omitempty"`
+	// PowerOff has the guest power off when a detached command has ended.
+	PowerOff bool `json:"power_off,omitempty"`
+}
+
+// Terminal is a terminal for a command.
+type Terminal struct {
+	Term    string `json:"term"` // its kind: the value of TERM
+	Columns int    `json:"columns"`
+	Rows    int    `json:"rows"`
+}
+
+// FilesOp says what a ChannelFiles does.
+type FilesOp string
+
+// The operations with files. Archives are tar streams as package archive makes and
+// takes them.
+const (
+	FilesPack   FilesOp = "pack"   // Path, a file or directory, leaves the guest as an archive
+	FilesUnpack FilesOp = "unpack" // an archive comes in and is put at Path, as archive.Extract says
+	FilesRead   FilesOp = "read"   // the contents of the file Path leave the guest
+	FilesWrite  FilesOp = "write"  // what comes in becomes the file Path, whole or not at all
+)
+
+// Files is the payload of ChannelFiles. A relative Path counts from root's home.
+type Files struct {
+	Op   FilesOp `json:"op"`
+	Path string  `json:"path"`
+	Mode uint32  `json:"mode,omitempty"` // FilesWrite: permissions of a file that is new; 0: 0644
+	// Follow: FilesPack follows Path itself if it is a symbolic link.
+	Follow bool `json:"follow,omitempty"`
 }
 
 // ExitStatus is how a command ended.

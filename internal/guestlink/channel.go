@@ -23,8 +23,12 @@ const (
 	redialTimeout = 30 * time.Second
 )
 
-// errMachineEnded ends a Channel.
-var errMachineEnded = errors.New("the guest's machine has ended")
+var (
+	// errMachineEnded ends a Channel.
+	errMachineEnded = errors.New("the guest's machine has ended")
+	// errNotYet is why a Channel is lost that Reopen made.
+	errNotYet = errors.New("not connected yet")
+)
 
 // ChannelConfig is what a Channel is made with.
 type ChannelConfig struct {
@@ -73,15 +77,7 @@ type Channel struct {
 // here: the guest waits for the host, and not the other way round. The caller owes a
 // Close.
 func Open(ctx context.Context, cfg ChannelConfig) (*Channel, error) {
-	c := &Channel{cfg: cfg, ended: make(chan struct{}), changed: make(chan struct{}), keepAlive: keepAlive{PingEvery, PingTimeout}}
-	c.ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
-	go func() {
-		select {
-		case <-cfg.Ended:
-			c.cancel(errMachineEnded)
-		case <-c.ctx.Done():
-		}
-	}()
+	c := newChannel(context.WithoutCancel(ctx), cfg)
 	link, reports, err := c.dial(ctx)
 	if err != nil {
 		if cause := context.Cause(c.ctx); cause != nil {
@@ -95,6 +91,30 @@ func Open(ctx context.Context, cfg ChannelConfig) (*Channel, error) {
 	return c, nil
 }
 
+// Reopen makes a Channel to a guest that another process had one to before. It begins as
+// lost and connects by itself, without waiting for a guest that may be paused. The caller
+// owes a Close.
+func Reopen(cfg ChannelConfig) *Channel {
+	c := newChannel(context.Background(), cfg)
+	c.set(nil, fmt.Errorf("%w: %w", ErrLost, errNotYet))
+	go c.run(nil, nil)
+	return c
+}
+
+// newChannel makes a channel that does not run yet.
+func newChannel(ctx context.Context, cfg ChannelConfig) *Channel {
+	c := &Channel{cfg: cfg, ended: make(chan struct{}), changed: make(chan struct{}), keepAlive: keepAlive{PingEvery, PingTimeout}}
+	c.ctx, c.cancel = context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-cfg.Ended:
+			c.cancel(errMachineEnded)
+		case <-c.ctx.Done():
+		}
+	}()
+	return c
+}
+
 // Close ends the channel and waits until it has ended. It is idempotent.
 func (c *Channel) Close() error {
 	c.cancel(net.ErrClosed)
@@ -102,25 +122,30 @@ func (c *Channel) Close() error {
 	return nil
 }
 
-// run keeps the channel up until it ends.
+// run keeps the channel up until it ends. It begins with a link, or with none yet.
 func (c *Channel) run(link *Link, reports <-chan guestapi.Listeners) {
 	defer close(c.ended)
 	defer c.states.close()
 	defer c.listeners.close()
+	lost := errNotYet
 	for {
-		c.follow(link, reports)
-		c.set(nil, link.Err())
-		if c.ctx.Err() != nil || c.isEnding() {
-			return
+		if link != nil {
+			c.follow(link, reports)
+			lost = link.Err()
+			c.set(nil, lost)
+			if c.ctx.Err() != nil || c.isEnding() {
+				return
+			}
 		}
-		lost := link.Err()
 		var err error
 		if link, reports, err = c.redial(lost); err != nil {
 			c.set(nil, fmt.Errorf("%w: %w", ErrLost, err))
 			return
 		}
 		c.set(link, nil)
-		c.cfg.Log.Warn("the guest channel was lost, and is back", "error", lost)
+		if !errors.Is(lost, errNotYet) {
+			c.cfg.Log.Warn("the guest channel was lost, and is back", "error", lost)
+		}
 	}
 }
 

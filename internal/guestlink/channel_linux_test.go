@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -16,6 +17,16 @@ import (
 // openChannel makes a channel to the guest at p, closed when the test ends.
 func openChannel(t *testing.T, p *port, cfg ChannelConfig) *Channel {
 	t.Helper()
+	c, err := Open(t.Context(), filled(t, p, cfg))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// filled is cfg with what tests need that do not care.
+func filled(t *testing.T, p *port, cfg ChannelConfig) ChannelConfig {
 	if cfg.Dial == nil {
 		cfg.Dial = func(context.Context) (net.Conn, error) { return p.connect(t), nil }
 	}
@@ -23,12 +34,7 @@ func openChannel(t *testing.T, p *port, cfg ChannelConfig) *Channel {
 		cfg.Prepare = func(ctx context.Context, l *Link) error { return l.Configure(ctx, guestapi.Identity{}) }
 	}
 	cfg.Log = discard()
-	c, err := Open(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return c
+	return cfg
 }
 
 func awaitState(t *testing.T, states <-chan State, up bool) State {
@@ -215,6 +221,64 @@ func TestChannelEnds(t *testing.T) {
 			}
 			c.Close()
 		})
+	}
+}
+
+// A new owner's channel does not wait for a guest that is silent, as one that is paused,
+// and is there once the guest answers.
+func TestReopen(t *testing.T) {
+	p := startGuest(t, newFakeSystem())
+	awake := make(chan struct{})
+	c := Reopen(filled(t, p, ChannelConfig{Dial: func(ctx context.Context) (net.Conn, error) {
+		select {
+		case <-awake:
+			return p.connect(t), nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}}))
+	defer c.Close()
+	states := c.States(t.Context())
+	if s := awaitState(t, states, false); !errors.Is(s.Err, ErrLost) || !strings.Contains(s.Err.Error(), "not connected yet") {
+		t.Errorf("begins with %v", s.Err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.Start(ended, sh("true"), nil, nil, nil); !errors.Is(err, ErrLost) || !errors.Is(err, context.Canceled) {
+		t.Errorf("before: %v", err)
+	}
+	close(awake)
+	awaitState(t, states, true)
+	process, err := c.Start(t.Context(), sh("exit 3"), nil, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, err := process.Wait(); err != nil || status.Code != 3 {
+		t.Errorf("got %+v, %v", status, err)
+	}
+	p.hangUp() // from here on it is a channel as any other
+	if _, err := c.Link(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// One that never connects ends all the same.
+func TestReopenEnds(t *testing.T) {
+	silent := func(ctx context.Context) (net.Conn, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	ended := make(chan struct{})
+	c := Reopen(filled(t, nil, ChannelConfig{Dial: silent, Ended: ended}))
+	close(ended)
+	if _, err := c.Link(t.Context()); !errors.Is(err, ErrLost) || !errors.Is(err, errMachineEnded) {
+		t.Errorf("got %v", err)
+	}
+	c.Close()
+	c = Reopen(filled(t, nil, ChannelConfig{Dial: silent}))
+	c.Close()
+	if _, err := c.Link(t.Context()); !errors.Is(err, ErrLost) || !errors.Is(err, net.ErrClosed) {
+		t.Errorf("got %v", err)
 	}
 }
 

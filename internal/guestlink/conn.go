@@ -80,7 +80,7 @@ func (l *Link) dial(ctx context.Context, kind, address string) (ssh.Channel, <-c
 	}))
 	var refusal *ssh.OpenChannelError
 	if errors.As(err, &refusal) {
-		err = &DialError{Address: address, Reason: refusal.Message}
+		err = &DialError{Address: address, Reason: printable(refusal.Message)}
 	}
 	return channel, requests, to, err
 }

@@ -26,6 +26,7 @@ import (
 var reaper *guest.Reaper
 
 func TestMain(m *testing.M) {
+	guest.SFTPMain()
 	reaper = guest.NewReaper()
 	// What a test leaves in the background becomes a child of this process, as it
 	// becomes one of PID 1.
@@ -81,10 +82,11 @@ type fakeSystem struct {
 	off        chan struct{}
 	fail       error
 	ready      chan struct{} // nil: it is
+	console    *watched
 }
 
 func newFakeSystem() *fakeSystem {
-	return &fakeSystem{identities: make(chan guestapi.Identity, 8), off: make(chan struct{}, 8)}
+	return &fakeSystem{identities: make(chan guestapi.Identity, 8), off: make(chan struct{}, 8), console: newWatched()}
 }
 
 func (s *fakeSystem) Ready(ctx context.Context) error {
@@ -105,6 +107,8 @@ func (s *fakeSystem) Configure(_ context.Context, id guestapi.Identity) error {
 }
 
 func (s *fakeSystem) PowerOff() { s.off <- struct{}{} }
+
+func (s *fakeSystem) Console() io.Writer { return s.console }
 
 // port behaves as a virtio-serial port does: hosts come and go, and while there is
 // none it reads as ended and a write waits.

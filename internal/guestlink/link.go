@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
 	"sync"
@@ -26,28 +25,6 @@ import (
 // ErrLost is wrapped by errors that say that the link itself is gone: closed, ended
 // by the guest, or silent for too long.
 var ErrLost = errors.New("guest channel lost")
-
-// RefusedError is the guest's refusal of a request. It is fs.ErrNotExist or
-// fs.ErrPermission to errors.Is where the guest says so.
-type RefusedError struct {
-	Op      string // what was asked
-	Failure guestapi.Failure
-}
-
-func (e *RefusedError) Error() string {
-	return fmt.Sprintf("%s: guest: %s", e.Op, e.Failure.Error)
-}
-
-// Is reports whether the guest's reason is target.
-func (e *RefusedError) Is(target error) bool {
-	switch e.Failure.Kind {
-	case guestapi.KindNotExist:
-		return target == fs.ErrNotExist
-	case guestapi.KindPermission:
-		return target == fs.ErrPermission
-	}
-	return false
-}
 
 // Link is a session with a guest. Its methods may be called concurrently.
 type Link struct {
@@ -240,15 +217,6 @@ func (l *Link) request(ctx context.Context, op, name string, payload []byte) err
 	case <-ctx.Done():
 		return fmt.Errorf("%s: %w", op, ctx.Err())
 	}
-}
-
-// refused makes an error of a guest's refusal.
-func refused(op string, payload []byte) error {
-	e := &RefusedError{Op: op}
-	if err := json.Unmarshal(payload, &e.Failure); err != nil || e.Failure.Error == "" {
-		e.Failure = guestapi.Failure{Error: "refused without a reason"}
-	}
-	return e
 }
 
 // open opens a channel. Its error is an *ssh.OpenChannelError if the guest refused.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"reflect"
 	"strconv"
 	"sync"
@@ -20,7 +21,7 @@ import (
 // StartError says that a command could not be started in the guest: there is no such
 // program, or no such directory. It unwraps to a *RefusedError.
 type StartError struct {
-	Program string
+	Program string // "login shell" if none was given
 	Err     error
 }
 
@@ -46,14 +47,16 @@ type Process struct {
 // Start starts a command in the guest. Nil readers and writers are empty ones. If
 // stdout and stderr are the same, at most one goroutine at a time writes to it.
 //
-// When ctx ends, or a write fails, the command is killed. After Wait nothing is
-// written any more; a write that blocks for ever keeps Wait from returning. The
-// error is a *StartError if the guest cannot start the command.
+// When ctx ends, or a write fails, the command is killed; one that has a terminal is hung
+// up on. After Wait nothing is written any more; a write that blocks for ever keeps Wait
+// from returning. A detached command is done, with the zero status, as soon as it has
+// started. The error is a *StartError if the guest cannot start the command.
 func (l *Link) Start(ctx context.Context, e guestapi.Exec, stdin io.Reader, stdout, stderr io.Writer) (*Process, error) {
-	if len(e.Argv) == 0 {
-		return nil, errors.New("start command in guest: no program given")
+	program := "login shell"
+	if len(e.Argv) > 0 {
+		program = e.Argv[0]
 	}
-	op := fmt.Sprintf("start %q in guest", e.Argv[0])
+	op := fmt.Sprintf("start %q in guest", program)
 	e.Stdin = stdin != nil
 	payload, err := json.Marshal(e)
 	if err != nil {
@@ -66,7 +69,7 @@ func (l *Link) Start(ctx context.Context, e guestapi.Exec, stdin io.Reader, stdo
 	var refusal *ssh.OpenChannelError
 	switch {
 	case errors.As(err, &refusal):
-		return nil, &StartError{Program: e.Argv[0], Err: refused(op, []byte(refusal.Message))}
+		return nil, &StartError{Program: program, Err: refused(op, []byte(refusal.Message))}
 	case err != nil:
 		return nil, err
 	}
@@ -96,6 +99,20 @@ func (p *Process) Signal(sig syscall.Signal) error {
 	_, err := p.channel.SendRequest("signal", false, ssh.Marshal(struct{ Name string }{name[3:]}))
 	if err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("signal command in guest: %w", err)
+	}
+	return nil
+}
+
+// Resize tells the command's terminal its size, in characters. A command that has ended
+// does not mind, nor does one without a terminal.
+func (p *Process) Resize(columns, rows int) error {
+	if min(columns, rows) < 0 || max(columns, rows) > math.MaxUint16 {
+		return fmt.Errorf("resize terminal in guest: there is none of %d by %d characters", columns, rows)
+	}
+	size := guestapi.WindowChange{Columns: uint32(columns), Rows: uint32(rows)}
+	_, err := p.channel.SendRequest("window-change", false, ssh.Marshal(size))
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("resize terminal in guest: %w", err)
 	}
 	return nil
 }
@@ -172,7 +189,7 @@ func exitStatus(req *ssh.Request) (guestapi.ExitStatus, bool) {
 		if number == 0 {
 			number, _ = strconv.Atoi(m.Signal) // 0 if it is no number either
 		}
-		return guestapi.ExitStatus{Code: 128 + number, Signal: m.Signal}, true
+		return guestapi.ExitStatus{Code: 128 + number, Signal: printable(m.Signal)}, true
 	}
 	return guestapi.ExitStatus{}, false
 }

@@ -81,6 +81,11 @@ func TestExec(t *testing.T) {
 	}
 }
 
+// brokenReader is a reader that fails.
+type brokenReader struct{}
+
+func (brokenReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
 // endless is a reader without end.
 type endless struct{}
 
@@ -402,6 +407,14 @@ func TestExecLeavesNoFiles(t *testing.T) {
 		run(t, l, sh("true"), endless{})
 		if _, err := l.Start(t.Context(), guestapi.Exec{Argv: []string{"/no/such"}}, strings.NewReader("x"), nil, nil); err == nil {
 			t.Error("started what is not there")
+		}
+		run(t, l, guestapi.Exec{Argv: []string{"true"}, Terminal: &guestapi.Terminal{}}, strings.NewReader("x"))
+		run(t, l, guestapi.Exec{Argv: []string{"true"}, Detach: true}, nil)
+		for _, op := range []guestapi.FilesOp{guestapi.FilesRead, guestapi.FilesPack, guestapi.FilesWrite, guestapi.FilesUnpack} {
+			broken := writerFunc(func([]byte) (int, error) { return 0, io.ErrClosedPipe })
+			for _, path := range []string{"/etc/passwd", "/no/such"} {
+				_ = l.Files(t.Context(), guestapi.Files{Op: op, Path: path}, brokenReader{}, broken)
+			}
 		}
 	}
 	some()

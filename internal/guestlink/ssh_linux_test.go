@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -155,7 +156,7 @@ func TestNetworkSession(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	s = newSession(t, c)
-	if err := s.RequestSubsystem("sftp"); err == nil {
+	if err := s.RequestSubsystem("no-such-subsystem"); err == nil {
 		t.Error("an unknown subsystem was started")
 	}
 	address := serveTCP(t, "tcp", "127.0.0.1:0", func(conn *net.TCPConn) { _, _ = conn.Write([]byte("tunnel")) })
@@ -167,6 +168,27 @@ func TestNetworkSession(t *testing.T) {
 	if data, err := io.ReadAll(conn); err != nil || string(data) != "tunnel" {
 		t.Errorf("got %q, %v", data, err)
 	}
+}
+
+// OpenSSH waits for the server to close what ssh -W carries, though both sides have ended it.
+func TestNetworkTunnelIsClosed(t *testing.T) {
+	n := startNetwork(t)
+	address := serveTCP(t, "tcp", "127.0.0.1:0", func(conn *net.TCPConn) { _, _ = io.Copy(conn, conn) })
+	to := netip.MustParseAddrPort(address)
+	channel, requests, err := n.client(t).OpenChannel(guestapi.ChannelDial, ssh.Marshal(guestapi.Dial{Host: to.Addr().String(), Port: uint32(to.Port())}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(channel, "hello"); err != nil {
+		t.Fatal(err)
+	}
+	if err := channel.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(channel); err != nil || string(got) != "hello" {
+		t.Errorf("%q, %v", got, err)
+	}
+	ssh.DiscardRequests(requests) // they end when the server closes the channel
 }
 
 func TestTerminal(t *testing.T) {

@@ -32,6 +32,7 @@ const listenerFile = 3
 // Main must come first in main, or in TestMain: in a process that Start started it
 // serves as the guest and never returns.
 func Main() {
+	guest.SFTPMain()
 	if os.Getenv(guestVariable) == "" {
 		return
 	}
@@ -137,6 +138,7 @@ type system struct{}
 func (system) Ready(context.Context) error                        { return nil }
 func (system) Configure(context.Context, guestapi.Identity) error { return nil }
 func (system) PowerOff()                                          { os.Exit(0) }
+func (system) Console() io.Writer                                 { return os.Stderr }
 
 // port behaves as a virtio-serial port does: hosts come and go, one at a time, and
 // while there is none it reads as ended and a write waits.
