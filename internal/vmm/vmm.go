@@ -13,6 +13,9 @@ import (
 // requested one, works on this host.
 var ErrAccelerator = errors.New("accelerator does not work")
 
+// ErrGone is wrapped by errors that say that the machine to take over has ended.
+var ErrGone = errors.New("machine has ended")
+
 // Accelerator names how guest code is executed.
 type Accelerator string
 
@@ -47,6 +50,19 @@ type Config struct {
 	CPUs        int
 	Accelerator Accelerator
 	Network     Network
+	// Lock is an open file, locked by flock(2), that the monitor inherits and never closes:
+	// it stays locked for as long as the monitor lives, whatever becomes of who started
+	// it. It may be nil. The caller closes its own.
+	Lock *os.File
+	// Detached lets the machine outlive the process that starts it, which another
+	// process can then take over. Otherwise it dies with that process.
+	Detached bool
+}
+
+// Adoption says which machine to take over from a process that died.
+type Adoption struct {
+	Dir  string // Config.Dir
+	Lock string // path of Config.Lock, which the monitor has open
 }
 
 // Network is a machine's network interface.
@@ -59,13 +75,14 @@ type Network struct {
 }
 
 // Machine is a running virtual machine. Its methods may be called concurrently.
-// It dies with the process that started it.
 type Machine interface {
 	// Channel connects to the host end of the guest channel, a byte stream that
 	// outlives connections. One connection at a time is served.
 	Channel(ctx context.Context) (net.Conn, error)
 	// PID is the process ID of the monitor.
 	PID() int
+	// Paused tells whether the guest's processors are stopped.
+	Paused() bool
 	// Pause stops the guest's processors, Resume lets them run again.
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error

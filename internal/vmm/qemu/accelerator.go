@@ -201,7 +201,7 @@ func (d *Driver) boot(ctx context.Context, kernel, initrd string, accelerator vm
 		return nil
 	case <-m.Done():
 	case <-deadline.C:
-		last := m.console.lastLines(1)
+		last := m.console.LastLines(1)
 		if last == "" {
 			last = "(nothing)"
 		}

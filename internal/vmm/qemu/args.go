@@ -23,6 +23,10 @@ const emulatedCPU = "qemu64,-svm,+cx16,+lahf-lm,+popcnt,+ssse3,+sse4.1,+sse4.2,"
 // the host's memory. It grows to that only if the guest runs so much code.
 const translationCacheMiB = 256
 
+// channelDevice is the guest's end of the channel. No program but our QEMU has this
+// argument, which tells it from others.
+const channelDevice = "virtserialport,chardev=channel,name=" + guestapi.ChannelName
+
 // launch is all that QEMU's arguments depend on. The descriptors are those that
 // the files have in QEMU.
 type launch struct {
@@ -68,12 +72,13 @@ func arguments(l launch) ([]string, error) {
 		"-smp", strconv.Itoa(l.CPUs),
 		"-m", strconv.Itoa(l.MemoryMiB),
 		"-kernel", l.Kernel, "-initrd", l.Initrd, "-append", commandLine(l),
-		"-chardev", socketChardev("monitor", l.Monitor), "-mon", "chardev=monitor,mode=control",
-		"-add-fd", fmt.Sprintf("fd=%d,set=1", l.Console), "-chardev", "file,id=console,append=on,path=/dev/fdset/1",
-		"-serial", "chardev:console",
-		"-chardev", socketChardev("channel", l.Channel),
+		"-chardev", socketChardev("monitor", l.Monitor, "off"), "-mon", "chardev=monitor,mode=control",
+		// The guest does not run before somebody listens to its console. Who does is
+		// connected already. Later, what is said to nobody is dropped.
+		"-chardev", socketChardev("console", l.Console, "on"), "-serial", "chardev:console",
+		"-chardev", socketChardev("channel", l.Channel, "off"),
 		"-device", "virtio-serial-device,max_ports=2",
-		"-device", "virtserialport,chardev=channel,name="+guestapi.ChannelName,
+		"-device", channelDevice,
 	)
 	disk, err := diskArguments(l.Disk)
 	if err != nil {
@@ -86,8 +91,8 @@ func arguments(l launch) ([]string, error) {
 	return append(append(args, disk...), network...), nil
 }
 
-func socketChardev(id string, fd int) string {
-	return fmt.Sprintf("socket,id=%s,fd=%d,server=on,wait=off", id, fd)
+func socketChardev(id string, fd int, wait string) string {
+	return fmt.Sprintf("socket,id=%s,fd=%d,server=on,wait=%s", id, fd, wait)
 }
 
 // diskArguments attaches a qcow2 file as the guest's disk.

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/guestapi"
+	"github.com/smolvm/smolvm/internal/logfile"
 )
 
 // QEMU's user-mode network connects the guest to whatever QEMU can connect to,
@@ -61,8 +62,8 @@ type egress struct {
 	log           *slog.Logger
 	user, network *os.File // the namespaces
 	slirp         *process
-	stderr        tail     // of slirp
-	exit          *os.File // slirp ends when it is closed, so also with this process
+	stderr        *note    // of slirp
+	exit          *os.File // slirp ends when nobody has it open: this process, then QEMU
 }
 
 // newEgress makes the namespace. It needs no privilege, but a kernel that lets
@@ -111,20 +112,20 @@ func (e *egress) makeNamespaces(ctx context.Context, unreachable []netip.Prefix)
 		return fmt.Errorf("make pipe: %w", err)
 	}
 	defer script.Close() //nolint:errcheck // only read from
-	var output tail
+	var output logfile.Tail
 	cmd := exec.Command(ip, "-batch", "-")
 	cmd.Env, cmd.Dir = childEnvironment(), "/"
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = script, &output, &output
 	cmd.SysProcAttr = &syscall.SysProcAttr{AmbientCaps: []uintptr{unix.CAP_NET_ADMIN}}
 	isolate(cmd.SysProcAttr)
-	child, err := startProcess(cmd)
+	child, err := startProcess(cmd, false)
 	if err != nil {
 		return errors.Join(err, input.Close())
 	}
 	// The namespaces outlive ip as open files. It lives until its input ends.
-	e.user, err = os.Open(fmt.Sprintf("/proc/%d/ns/user", child.pid()))
+	e.user, err = os.Open(fmt.Sprintf("/proc/%d/ns/user", child.id))
 	if err == nil {
-		e.network, err = os.Open(fmt.Sprintf("/proc/%d/ns/net", child.pid()))
+		e.network, err = os.Open(fmt.Sprintf("/proc/%d/ns/net", child.id))
 	}
 	if err == nil {
 		_, err = input.WriteString(routes(unreachable))
@@ -137,7 +138,7 @@ func (e *egress) makeNamespaces(ctx context.Context, unreachable []netip.Prefix)
 		return err
 	}
 	if child.err != nil {
-		err = errors.Join(err, fmt.Errorf("ip: %w: %s", child.err, output.lastLines(3)))
+		err = errors.Join(err, fmt.Errorf("ip: %w: %s", child.err, output.LastLines(3)))
 	}
 	return err
 }
@@ -169,6 +170,9 @@ func (e *egress) connect(ctx context.Context, program string) (err error) {
 	}
 	e.exit = exit
 	defer exitChild.Close() //nolint:errcheck // never read from here
+	if e.stderr, err = newNote(); err != nil {
+		return err
+	}
 	var files inheritance
 	cmd := exec.Command(program,
 		"--configure", "--mtu=65520", "--cidr="+egressNetwork.String(),
@@ -178,8 +182,9 @@ func (e *egress) connect(ctx context.Context, program string) (err error) {
 		fmt.Sprintf("--userns-path=/proc/self/fd/%d", files.add(e.user)),
 		"--netns-type=path", fmt.Sprintf("/proc/self/fd/%d", files.add(e.network)), "egress0")
 	cmd.ExtraFiles = files.files
-	cmd.Env, cmd.Dir, cmd.Stderr = childEnvironment(), "/", &e.stderr
-	if e.slirp, err = startProcess(cmd); err != nil {
+	cmd.Env, cmd.Dir, cmd.Stderr = childEnvironment(), "/", e.stderr.file
+	// It serves a QEMU that may outlive this process, and ends with it.
+	if e.slirp, err = startProcess(cmd, true); err != nil {
 		return err
 	}
 	if err := readyChild.Close(); err != nil {
@@ -194,10 +199,11 @@ func (e *egress) connect(ctx context.Context, program string) (err error) {
 	} else if waitErr := e.slirp.wait(killTimeout); waitErr != nil {
 		return errors.Join(err, waitErr)
 	}
-	return fmt.Errorf("slirp4netns: %w: %s", e.slirp.err, e.stderr.lastLines(3))
+	return fmt.Errorf("slirp4netns: %w: %s", e.slirp.err, e.stderr.LastLines(3))
 }
 
-// enter makes cmd run in the namespaces. Its capabilities end where it begins.
+// enter makes cmd run in the namespaces, and slirp4netns until cmd ends. Its
+// capabilities end where it begins.
 func (e *egress) enter(cmd *exec.Cmd, files *inheritance) error {
 	nsenter, err := find("nsenter", "util-linux")
 	if err != nil {
@@ -207,13 +213,15 @@ func (e *egress) enter(cmd *exec.Cmd, files *inheritance) error {
 		fmt.Sprintf("--user=/proc/self/fd/%d", files.add(e.user)),
 		fmt.Sprintf("--net=/proc/self/fd/%d", files.add(e.network)), "--", cmd.Path}, cmd.Args[1:]...)
 	cmd.Path = nsenter
+	files.add(e.exit)
 	return nil
 }
 
-// entered tells that somebody is in the namespaces, who keeps them from now on.
+// entered tells that somebody is in the namespaces, who keeps them and slirp4netns
+// from now on.
 func (e *egress) entered() error {
-	err := errors.Join(e.user.Close(), e.network.Close())
-	e.user, e.network = nil, nil
+	err := errors.Join(e.user.Close(), e.network.Close(), e.exit.Close())
+	e.user, e.network, e.exit = nil, nil, nil
 	return err
 }
 
@@ -228,7 +236,7 @@ func (e *egress) watch(done <-chan struct{}) {
 	case <-done:
 	default:
 		e.log.Warn("guest has no way out any more: slirp4netns ended",
-			"error", e.slirp.err, "output", e.stderr.lastLines(3))
+			"error", e.slirp.err, "output", e.stderr.LastLines(3))
 	}
 }
 
@@ -242,6 +250,9 @@ func (e *egress) close() error {
 	}
 	if e.slirp != nil {
 		errs = append(errs, e.slirp.kill())
+	}
+	if e.stderr != nil {
+		errs = append(errs, e.stderr.file.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -94,7 +94,7 @@ func TestMayNotIsolate(t *testing.T) {
 
 // The child ends with the thread that started it, which startProcess keeps: not before.
 func TestProcess(t *testing.T) {
-	p, err := startProcess(exec.Command("cat", "/dev/zero"))
+	p, err := startProcess(exec.Command("cat", "/dev/zero"), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +103,7 @@ func TestProcess(t *testing.T) {
 		t.Fatal("the child ended by itself:", p.err)
 	default:
 	}
-	if sid, err := unix.Getsid(p.pid()); err != nil || sid != p.pid() {
+	if sid, err := unix.Getsid(p.id); err != nil || sid != p.id {
 		t.Error("the child is in the session", sid, err)
 	}
 	if err := p.kill(); err != nil {
@@ -115,7 +115,7 @@ func TestProcess(t *testing.T) {
 	if p.err == nil {
 		t.Error("a killed child ended in order")
 	}
-	if _, err := startProcess(exec.Command("/no/such/program")); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := startProcess(exec.Command("/no/such/program"), false); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
 }

@@ -7,22 +7,20 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
+
+	"github.com/smolvm/smolvm/internal/logfile"
+	"github.com/smolvm/smolvm/internal/sockdir"
 )
 
 // The files in vmm.Config.Dir besides the console's log.
 const (
 	monitorSocket = "qmp.sock"
 	channelSocket = "guest.sock"
+	consoleSocket = "console.sock"
 	qemuLog       = "qemu.log"
 )
-
-// panicMark is how the guest's kernel begins its last words.
-const panicMark = "Kernel panic - not syncing: "
 
 // How long each step of Stop may take: 12 s in all.
 const (
@@ -31,15 +29,15 @@ const (
 	killTimeout     = 2 * time.Second
 )
 
-// machine is a running QEMU. It implements vmm.Machine.
+// machine is a running QEMU, started or adopted. It implements vmm.Machine.
 type machine struct {
 	log     *slog.Logger
 	dir     string
 	process *process
-	console *boundedLog
-	stderr  *boundedLog
+	console *logfile.Log
+	stderr  *logfile.Log
 	relayed <-chan struct{} // closed when all that the console said is in its log
-	egress  *egress         // nil: none
+	egress  *egress         // nil: none, or it takes care of itself
 	done    chan struct{}
 	err     error // valid once done is closed
 
@@ -66,16 +64,16 @@ func (m *machine) Channel(ctx context.Context) (net.Conn, error) {
 }
 
 func (m *machine) dial(ctx context.Context, socket string) (net.Conn, error) {
-	dir, err := openDirectory(m.dir)
+	dir, err := sockdir.Open(m.dir)
 	if err != nil {
 		return nil, err
 	}
 	defer dir.Close() //nolint:errcheck // only looked things up in
-	return dir.dial(ctx, socket)
+	return dir.Dial(ctx, socket)
 }
 
 // PID implements vmm.Machine.
-func (m *machine) PID() int { return m.process.pid() }
+func (m *machine) PID() int { return m.process.id }
 
 // Done implements vmm.Machine.
 func (m *machine) Done() <-chan struct{} { return m.done }
@@ -90,27 +88,28 @@ func (m *machine) Err() error {
 	}
 }
 
+// Paused implements vmm.Machine.
+func (m *machine) Paused() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.paused
+}
+
 // Pause implements vmm.Machine.
-func (m *machine) Pause(ctx context.Context) error { return m.setPaused(ctx, true) }
+func (m *machine) Pause(ctx context.Context) error { return m.command(ctx, "stop") }
 
 // Resume implements vmm.Machine.
-func (m *machine) Resume(ctx context.Context) error { return m.setPaused(ctx, false) }
+func (m *machine) Resume(ctx context.Context) error { return m.command(ctx, "cont") }
 
-func (m *machine) setPaused(ctx context.Context, paused bool) error {
-	command := "cont"
-	if paused {
-		command = "stop"
-	}
-	if err := m.monitor.execute(ctx, command, nil, nil); err != nil {
+// command has QEMU do what an event that comes before its answer tells of.
+func (m *machine) command(ctx context.Context, command string) error {
+	err := m.monitor.execute(ctx, command, nil, nil)
+	if err != nil {
 		if dead := m.alive(); dead != nil {
 			err = dead
 		}
-		return err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.paused = paused
-	return nil
+	return err
 }
 
 // Stop implements vmm.Machine.
@@ -147,10 +146,7 @@ func (m *machine) powerOff(ctx context.Context, ask func(context.Context) error)
 		case <-ctx.Done():
 		}
 	}()
-	m.mu.Lock()
-	paused := m.paused
-	m.mu.Unlock()
-	if paused {
+	if m.Paused() {
 		if err := m.Resume(ctx); err != nil {
 			return fmt.Errorf("resume guest: %w", err)
 		}
@@ -213,93 +209,21 @@ func (m *machine) alive() error {
 
 // onEvent is called by the monitor.
 func (m *machine) onEvent(name string, data json.RawMessage) {
-	if name != "SHUTDOWN" {
-		return
-	}
-	var shutdown struct {
-		Reason string `json:"reason"`
-	}
-	if err := json.Unmarshal(data, &shutdown); err != nil {
-		m.log.Warn("QEMU tells no reason for its end", "error", err)
-		return
-	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.shutdown = shutdown.Reason
-}
-
-// supervise waits for QEMU's end, releases what belongs to it and says why it
-// ended.
-func (m *machine) supervise() {
-	<-m.process.done
-	<-m.relayed // ends with QEMU, which alone could write there
-	m.mu.Lock()
-	mon := m.monitor
-	m.mu.Unlock()
-	if mon != nil {
-		mon.drain(time.Second)
-		mon.close()
-	}
-	if m.egress != nil {
-		if err := m.egress.close(); err != nil {
-			m.log.Warn("could not close the guest's way out", "error", err)
+	switch name {
+	case "STOP": // also when the host's disk is full
+		m.paused = true
+	case "RESUME":
+		m.paused = false
+	case "SHUTDOWN":
+		var shutdown struct {
+			Reason string `json:"reason"`
 		}
+		if err := json.Unmarshal(data, &shutdown); err != nil {
+			m.log.Warn("QEMU tells no reason for its end", "error", err)
+			return
+		}
+		m.shutdown = shutdown.Reason
 	}
-	if err := m.removeSockets(); err != nil {
-		m.log.Warn("could not remove a machine's sockets", "error", err)
-	}
-	m.console.Close()
-	m.stderr.Close()
-	m.err = m.cause()
-	close(m.done)
-}
-
-func (m *machine) removeSockets() error {
-	dir, err := openDirectory(m.dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // gone with its sockets
-	} else if err != nil {
-		return err
-	}
-	return errors.Join(dir.remove(monitorSocket), dir.remove(channelSocket), dir.Close())
-}
-
-// cause tells why QEMU ended.
-func (m *machine) cause() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	panicked, isPanic := m.console.lineAfter(panicMark)
-	switch {
-	case m.process.err != nil && m.wanted:
-		return nil
-	case m.process.err != nil:
-		return fmt.Errorf("QEMU ended: %s%s", m.describeExit(), m.logs())
-	case m.wanted || m.shutdown == "guest-shutdown":
-		return nil
-	case isPanic:
-		return fmt.Errorf("guest's kernel panicked: %s", panicked)
-	case m.shutdown == "guest-reset" || m.shutdown == "":
-		// A guest that restarts itself has ended in order: it is not started again.
-		return nil
-	}
-	return fmt.Errorf("QEMU ended: %s%s", m.shutdown, m.logs())
-}
-
-func (m *machine) describeExit() string {
-	if status, ok := m.process.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-		return fmt.Sprintf("killed by signal %d (%s)", status.Signal(), status.Signal())
-	}
-	return m.process.err.Error()
-}
-
-// logs returns the ends of the logs, for an error's text.
-func (m *machine) logs() string {
-	var b strings.Builder
-	if s := m.stderr.lastLines(5); s != "" {
-		b.WriteString("; QEMU's last words: " + s)
-	}
-	if s := m.console.lastLines(8); s != "" {
-		b.WriteString("; the console's: " + s)
-	}
-	return b.String()
 }

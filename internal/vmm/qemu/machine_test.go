@@ -1,7 +1,6 @@
 package qemu
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -14,8 +13,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/vmm"
 )
@@ -200,6 +197,8 @@ func TestQEMUKilled(t *testing.T) {
 	}
 	if err := await(t, m); err == nil || !strings.Contains(err.Error(), "killed by signal 9") {
 		t.Error("a killed QEMU is reported as", err)
+	} else if strings.Contains(err.Error(), waitNotice) {
+		t.Error("a notice passes for QEMU's last words:", err)
 	}
 	if err := m.Kill(); err != nil {
 		t.Error("kill after the end:", err)
@@ -341,7 +340,7 @@ func openFiles(t *testing.T) int {
 }
 
 // childrenOf returns the children of a process, zombies too.
-func childrenOf(t *testing.T, pid int) (children []int) {
+func childrenOf(t testing.TB, pid int) (children []int) {
 	t.Helper()
 	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	if err != nil {
@@ -361,69 +360,6 @@ func childrenOf(t *testing.T, pid int) (children []int) {
 		}
 	}
 	return children
-}
-
-// helpOwn starts the machine that it reads of, says so and waits to be killed.
-func helpOwn() error {
-	config, err := readConfig()
-	if err != nil {
-		return err
-	}
-	if _, err := NewDriver(Options{}).Start(context.Background(), config); err != nil {
-		return err
-	}
-	fmt.Println("started")
-	select {}
-}
-
-// However the owner ends, the machine ends with it, and another can be started
-// in its place.
-func TestOwnerKilled(t *testing.T) {
-	t.Parallel()
-	config := testConfig(t)
-	config.Network.Mode = vmm.NetworkUser
-	owner := exec.Command("/proc/self/exe")
-	owner.Env = append(os.Environ(), helperEnv+"=own", configEnv+"="+marshal(t, config))
-	owner.Stderr = t.Output()
-	said, err := owner.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := owner.Start(); err != nil {
-		t.Fatal(err)
-	}
-	line, err := bufio.NewReader(said).ReadString('\n')
-	children := childrenOf(t, owner.Process.Pid)
-	var handles []unix.PollFd
-	for _, child := range children {
-		fd, err := unix.PidfdOpen(child, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer unix.Close(fd) //nolint:errcheck // nothing can be lost
-		handles = append(handles, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
-	}
-	if killErr := owner.Process.Kill(); killErr != nil {
-		t.Fatal(killErr)
-	}
-	_ = owner.Wait() // it was killed
-	if err != nil {
-		t.Fatalf("the owner says %q: %v", line, err)
-	}
-	want := 1
-	if NewDriver(Options{}).Egress(t.Context()) == nil {
-		want = 2 // slirp4netns too
-	}
-	if len(children) != want {
-		t.Fatalf("the owner had %d children, not %d", len(children), want)
-	}
-	for i, handle := range handles {
-		if n, err := unix.Poll([]unix.PollFd{handle}, 5000); n != 1 {
-			t.Errorf("process %d outlives its owner: %v", children[i], err)
-		}
-	}
-	config.Network.Mode = vmm.NetworkNone
-	bootMachine(t, config)
 }
 
 // BenchmarkBoot measures from the start of QEMU to the guest's first answer, and

@@ -23,8 +23,9 @@ import (
 // helpers are what this test binary does instead of tests when it is started
 // again with the environment variable helperEnv.
 var helpers = map[string]func() error{
-	"own":  helpOwn,
-	"user": helpUser,
+	"adopt": helpAdopt,
+	"own":   helpOwn,
+	"user":  helpUser,
 }
 
 const (
@@ -137,13 +138,15 @@ type remote struct {
 	lines *bufio.Reader
 }
 
+func newRemote(conn net.Conn) *remote { return &remote{conn, bufio.NewReader(conn)} }
+
 // callGuest connects to a guest and waits until it answers.
 func callGuest(ctx context.Context, m vmm.Machine) (*remote, error) {
 	conn, err := m.Channel(ctx)
 	if err != nil {
 		return nil, err
 	}
-	r := &remote{conn, bufio.NewReader(conn)}
+	r := newRemote(conn)
 	if answer, err := r.do("ping"); err != nil || answer != "pong" {
 		return nil, fmt.Errorf("guest answers %q, %w; the machine: %v", answer, err, m.Err())
 	}

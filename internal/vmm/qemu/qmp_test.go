@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/smolvm/smolvm/internal/sockdir"
 )
 
 const greeting = `{"QMP": {"version": {}, "capabilities": []}}` + "\n"
@@ -189,20 +191,20 @@ func TestMonitorNoGreeting(t *testing.T) {
 }
 
 func TestMonitorRealQEMU(t *testing.T) {
-	dir, err := openDirectory(t.TempDir())
+	dir, err := sockdir.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer dir.Close() //nolint:errcheck // only looked things up in
-	socket, err := dir.listen(t.Context(), "s")
+	socket, err := dir.Listen(t.Context(), "s")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var files inheritance
 	cmd := exec.Command(defaultBinary, "-M", "none", "-nodefaults", "-display", "none",
-		"-chardev", socketChardev("q", files.add(socket)), "-mon", "chardev=q,mode=control")
+		"-chardev", socketChardev("q", files.add(socket), "off"), "-mon", "chardev=q,mode=control")
 	cmd.ExtraFiles, cmd.Stderr = files.files, t.Output()
-	qemu, err := startProcess(cmd)
+	qemu, err := startProcess(cmd, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +213,7 @@ func TestMonitorRealQEMU(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 { // the next owner connects as the first did
-		conn, err := dir.dial(t.Context(), "s")
+		conn, err := dir.Dial(t.Context(), "s")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -223,7 +225,7 @@ func TestMonitorRealQEMU(t *testing.T) {
 		m.close()
 	}
 	events := make(chan string, 10)
-	conn, err := dir.dial(t.Context(), "s")
+	conn, err := dir.Dial(t.Context(), "s")
 	if err != nil {
 		t.Fatal(err)
 	}

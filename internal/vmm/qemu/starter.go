@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 
+	"github.com/smolvm/smolvm/internal/logfile"
+	"github.com/smolvm/smolvm/internal/sockdir"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
@@ -53,7 +56,7 @@ func (s *starter) start(ctx context.Context) (*machine, error) {
 		if m.stderr != nil {
 			m.stderr.Close()
 		}
-		return nil, errors.Join(err, m.removeSockets())
+		return nil, errors.Join(err, removeSockets(m.dir))
 	}
 	go m.supervise()
 	if m.egress != nil {
@@ -73,11 +76,11 @@ func (s *starter) run(ctx context.Context, m *machine) (err error) {
 			err = errors.Join(err, f.Close())
 		}
 	}()
-	dir, err := openDirectory(m.dir)
+	dir, err := sockdir.Open(m.dir)
 	if err != nil {
 		return fmt.Errorf("open machine's directory: %w", err)
 	}
-	given = append(given, dir.file)
+	defer dir.Close() //nolint:errcheck // only looked things up in
 	var files inheritance
 	give := func(f *os.File, err error) (int, error) {
 		if err != nil {
@@ -87,11 +90,17 @@ func (s *starter) run(ctx context.Context, m *machine) (err error) {
 		return files.add(f), nil
 	}
 	l := s.launch
-	if l.Monitor, err = give(dir.listen(ctx, monitorSocket)); err != nil {
+	if l.Monitor, err = give(dir.Listen(ctx, monitorSocket)); err != nil {
 		return err
 	}
-	if l.Channel, err = give(dir.listen(ctx, channelSocket)); err != nil {
+	if l.Channel, err = give(dir.Listen(ctx, channelSocket)); err != nil {
 		return err
+	}
+	if l.Console, err = give(dir.Listen(ctx, consoleSocket)); err != nil {
+		return err
+	}
+	if l.Lock != nil {
+		files.add(l.Lock)
 	}
 	if l.Network.Mode == vmm.NetworkTAP {
 		l.TAP = files.add(l.Network.TAP)
@@ -108,18 +117,15 @@ func (s *starter) run(ctx context.Context, m *machine) (err error) {
 		}
 		l.Egress = m.egress != nil
 	}
-	if m.console, err = newBoundedLog(filepath.Join(m.dir, vmm.ConsoleLog), logLimit); err != nil {
+	if m.console, err = logfile.New(filepath.Join(m.dir, vmm.ConsoleLog), logfile.Limit); err != nil {
 		return err
 	}
-	if m.stderr, err = newBoundedLog(filepath.Join(m.dir, qemuLog), logLimit); err != nil {
+	if m.stderr, err = logfile.New(filepath.Join(m.dir, qemuLog), logfile.Limit); err != nil {
 		return err
 	}
-	said, console, err := os.Pipe()
+	said, err := dir.Dial(ctx, consoleSocket)
 	if err != nil {
-		return fmt.Errorf("make console: %w", err)
-	}
-	if l.Console, err = give(console, nil); err != nil {
-		return errors.Join(err, said.Close())
+		return err
 	}
 	if err := s.execute(m, l, &files); err != nil {
 		return errors.Join(err, said.Close())
@@ -151,7 +157,7 @@ func (s *starter) execute(m *machine, l launch, files *inheritance) error {
 		isolate(cmd.SysProcAttr)
 	}
 	cmd.Env, cmd.Dir, cmd.Stderr, cmd.ExtraFiles = childEnvironment(), "/", m.stderr, files.files
-	if m.process, err = startProcess(cmd); err != nil {
+	if m.process, err = startProcess(cmd, l.Detached); err != nil {
 		return err
 	}
 	if m.egress != nil {
@@ -163,7 +169,7 @@ func (s *starter) execute(m *machine, l launch, files *inheritance) error {
 }
 
 // relay keeps what the console says until QEMU has ended.
-func (m *machine) relay(said *os.File, also io.Writer) {
+func (m *machine) relay(said net.Conn, also io.Writer) {
 	relayed := make(chan struct{})
 	m.relayed = relayed
 	var to io.Writer = m.console
@@ -172,7 +178,8 @@ func (m *machine) relay(said *os.File, also io.Writer) {
 	}
 	go func() {
 		defer close(relayed)
-		if _, err := io.Copy(to, said); err != nil {
+		// It is reset if QEMU ends before it takes the connection.
+		if _, err := io.Copy(&lineEnds{to: to}, said); err != nil && !errors.Is(err, syscall.ECONNRESET) {
 			m.log.Warn("the console is not read any more", "error", err)
 		}
 		// It was only read from: nothing can be lost.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -21,6 +22,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/smolvm/smolvm/internal/sockdir"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
@@ -34,7 +36,7 @@ const (
 	testPort = "7777"
 )
 
-func marshal(t *testing.T, v any) string {
+func marshal(t testing.TB, v any) string {
 	t.Helper()
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -62,15 +64,15 @@ func helpUser() error {
 			return err
 		}
 		defer end()
-		dir, err := openDirectory(config.Dir)
+		dir, err := sockdir.Open(config.Dir)
 		if err != nil {
 			return err
 		}
-		channel, err := dir.dial(ctx, channelSocket)
+		channel, err := dir.Dial(ctx, channelSocket)
 		if err != nil {
 			return err
 		}
-		conn = &remote{channel, bufio.NewReader(channel)}
+		conn = newRemote(channel)
 	} else {
 		log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 		m, err := NewDriver(Options{Log: log}).Start(ctx, config)
@@ -99,24 +101,24 @@ func helpUser() error {
 // startPlain starts QEMU with its user-mode network as everybody does, in the
 // host's network: what our isolation is there to prevent.
 func startPlain(ctx context.Context, config vmm.Config) (end func(), err error) {
-	dir, err := openDirectory(config.Dir)
+	dir, err := sockdir.Open(config.Dir)
 	if err != nil {
 		return nil, err
 	}
 	var files inheritance
 	l := launch{Config: config, Egress: true}
-	for socket, fd := range map[string]*int{monitorSocket: &l.Monitor, channelSocket: &l.Channel} {
-		f, err := dir.listen(ctx, socket)
+	for socket, fd := range map[string]*int{monitorSocket: &l.Monitor, channelSocket: &l.Channel, consoleSocket: &l.Console} {
+		f, err := dir.Listen(ctx, socket)
 		if err != nil {
 			return nil, err
 		}
 		*fd = files.add(f)
 	}
-	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	console, err := dir.Dial(ctx, consoleSocket)
 	if err != nil {
 		return nil, err
 	}
-	l.Console = files.add(null)
+	go io.Copy(io.Discard, console) //nolint:errcheck // until this process ends
 	if l.TSCKHz, err = tscFrequency(ctx, ""); err != nil {
 		return nil, err
 	}
@@ -126,7 +128,7 @@ func startPlain(ctx context.Context, config vmm.Config) (end func(), err error) 
 	}
 	cmd := exec.Command(defaultBinary, args...)
 	cmd.ExtraFiles, cmd.Stderr = files.files, os.Stderr
-	p, err := startProcess(cmd)
+	p, err := startProcess(cmd, false)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -111,6 +112,7 @@ func serve(port *os.File, commands map[string]func([]string) (string, error)) er
 		"reboot": func([]string) (string, error) { return "", unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART) },
 		"panic":  func([]string) (string, error) { return "", os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0) },
 		"disk":   disk,
+		"shout":  shout,
 		"net":    configure,
 		"dial":   dial,
 		"time":   func([]string) (string, error) { return fmt.Sprint(time.Now().UnixNano()), nil },
@@ -138,6 +140,16 @@ func serve(port *os.File, commands map[string]func([]string) (string, error)) er
 		// While nobody is connected, reading ends at once.
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// shout says a word on the console, that many times, a line each: WORD TIMES.
+func shout(words []string) (string, error) {
+	times, err := strconv.Atoi(words[1])
+	if err != nil {
+		return "", err
+	}
+	_, err = os.Stdout.WriteString(strings.Repeat(words[0]+"\n", times))
+	return "said", err
 }
 
 // disk writes its argument to the start of the disk, synchronously, or reads what is there.

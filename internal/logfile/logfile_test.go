@@ -1,4 +1,4 @@
-package qemu
+package logfile
 
 import (
 	"bytes"
@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-func TestBoundedLog(t *testing.T) {
+func TestLog(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
-	l, err := newBoundedLog(path, 100)
+	l, err := New(path, 100)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,10 +34,33 @@ func TestBoundedLog(t *testing.T) {
 	if len(older) != 100 || len(newer) >= 100 || !bytes.HasSuffix(all.Bytes(), append(older, newer...)) {
 		t.Errorf("%d and %d bytes are kept: %q %q", len(older), len(newer), older, newer)
 	}
-	if got, want := l.lastLines(1), strings.Repeat("s", 96); got != want {
+	if got, want := l.LastLines(1), strings.Repeat("s", 96); got != want {
 		t.Errorf("the last line is %q", got)
 	}
-	if again, err := newBoundedLog(path, 100); err != nil {
+	continued, err := Continue(path, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := continued.LastLines(1), strings.Repeat("s", 96); got != want {
+		t.Errorf("the continued log's last line is %q", got)
+	}
+	for range 5 {
+		if _, err := continued.Write([]byte("and another twenty b")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	continued.Close()
+	all.Write(bytes.Repeat([]byte("and another twenty b"), 5))
+	if older, err = os.ReadFile(path + ".1"); err != nil {
+		t.Fatal(err)
+	}
+	if newer, err = os.ReadFile(path); err != nil {
+		t.Fatal(err)
+	}
+	if len(older) != 100 || !bytes.HasSuffix(all.Bytes(), append(older, newer...)) {
+		t.Errorf("after it was continued, it has %d and %d bytes: %q %q", len(older), len(newer), older, newer)
+	}
+	if again, err := New(path, 100); err != nil {
 		t.Error(err)
 	} else {
 		again.Close()
@@ -51,12 +74,12 @@ func TestBoundedLog(t *testing.T) {
 }
 
 // A full disk must not stop who writes.
-func TestBoundedLogBroken(t *testing.T) {
+func TestLogBroken(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "dir")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	l, err := newBoundedLog(filepath.Join(dir, "log"), 10)
+	l, err := New(filepath.Join(dir, "log"), 10)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,30 +92,30 @@ func TestBoundedLogBroken(t *testing.T) {
 			t.Fatal(n, err)
 		}
 	}
-	if got := l.lastLines(2); got != "hello you\nhello you" {
+	if got := l.LastLines(2); got != "hello you\nhello you" {
 		t.Errorf("%q", got)
 	}
 }
 
 func TestTail(t *testing.T) {
-	var l tail
+	var l Tail
 	text := "one\r\ntwo\x1b[31m\nKernel panic - not syncing: no init\nlast\xff\n"
-	if _, err := l.Write([]byte(strings.Repeat("x\n", tailLimit) + text)); err != nil {
+	if _, err := l.Write([]byte(strings.Repeat("x\n", TailLimit) + text)); err != nil {
 		t.Fatal(err)
 	}
-	if len(l.text) > tailLimit {
+	if len(l.text) > TailLimit {
 		t.Error("keeps", len(l.text))
 	}
-	if got, want := l.lastLines(4), "one\ntwo[31m\nKernel panic - not syncing: no init\nlast"; got != want {
+	if got, want := l.LastLines(4), "one\ntwo[31m\nKernel panic - not syncing: no init\nlast"; got != want {
 		t.Errorf("got %q", got)
 	}
-	if rest, ok := l.lineAfter(panicMark); rest != "no init" || !ok {
+	if rest, ok := l.LineAfter("Kernel panic - not syncing: "); rest != "no init" || !ok {
 		t.Error(rest, ok)
 	}
-	if rest, ok := l.lineAfter("nothing such"); ok {
+	if rest, ok := l.LineAfter("nothing such"); ok {
 		t.Error(rest)
 	}
-	if got := new(tail).lastLines(3); got != "" {
+	if got := new(Tail).LastLines(3); got != "" {
 		t.Errorf("an empty tail says %q", got)
 	}
 }
