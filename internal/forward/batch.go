@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 )
 
 // batch is forwards that are opened together, or not at all. Manager.mu is held
@@ -100,11 +101,18 @@ func (b *batch) tryClaim(ctx context.Context) (*opening, string, error) {
 			continue
 		}
 		guest, err := b.m.cfg.Table.Lookup(ctx, o.Protocol, uint16(o.HostPort))
-		if err == nil && guest.IsValid() {
+		switch {
+		case ctx.Err() != nil:
+			return nil, "", ctx.Err()
+		case err != nil || !guest.IsValid():
+			// A table that cannot be read forwards nothing that we know of.
+		case guest.Addr() != b.m.cfg.Guest:
 			return o, "the VM at " + guest.Addr().String(), nil
-		}
-		if ctx.Err() != nil {
-			return nil, "", ctx.Err() // a table that cannot be read forwards nothing that we know of
+		default:
+			// The guest's former owner left it. Its connections live on.
+			if err := b.m.cfg.Table.Delete(ctx, Mapping{o.Protocol, uint16(o.HostPort), guest}); err != nil {
+				return nil, "", err
+			}
 		}
 	}
 	if len(mappings) == 0 {
@@ -177,11 +185,17 @@ func (b *batch) serve() {
 		b.m.assess(f)
 		b.m.emit(Exposed, f)
 		if o.taken != nil {
-			b.m.log.Warn("host port is in use, took another", "wanted", o.req.HostPort, "host_port", f.HostPort,
-				"guest_port", f.GuestPort, "proto", f.Protocol, "holder", o.taken.Holder)
+			WarnMoved(b.m.log, o.req, f.Pair, o.taken.Holder)
 		}
 		b.m.tell(f)
 	}
+}
+
+// WarnMoved says that a forward did not get the host port that was asked for, which holder
+// has.
+func WarnMoved(log *slog.Logger, req Request, got Pair, holder string) {
+	log.Warn("host port is in use, took another", "wanted", req.HostPort, "host_port", got.HostPort,
+		"guest_port", got.GuestPort, "proto", got.Protocol, "holder", holder)
 }
 
 // abandon gives back what was taken. Nothing of it is in the table.

@@ -24,6 +24,10 @@ type Config struct {
 	// Tunnel connects to services on the guest's loopback or address, over the
 	// guest channel.
 	Tunnel Dialer
+	// Adopted tells that the guest had another Manager, in a process that died. Its forwards
+	// may be in the Table still, and serve their clients: what is exposed again takes
+	// them over. The Table is taken to work, until the first proof shows otherwise.
+	Adopted bool
 	// Probe is what proves that the Table works. The zero Probe is the guest's
 	// own SSH server.
 	Probe Probe

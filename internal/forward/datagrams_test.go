@@ -279,7 +279,7 @@ func TestDatagramPortsInUse(t *testing.T) {
 		if err == nil {
 			r.close()
 		}
-		if got := holder(UDP, port); !strings.HasSuffix(got, fmt.Sprintf(", pid %d", pid)) {
+		if got := Holder(UDP, port); !strings.HasSuffix(got, fmt.Sprintf(", pid %d", pid)) {
 			t.Errorf("%s is held by %q", host, got)
 		}
 	}

@@ -52,7 +52,7 @@ type Forward struct {
 	Transport Transport `json:"transport"`
 	// Reason says why Transport is not NFTables, or what a forward that is Down
 	// lacks. It is empty if there is nothing to say.
-	Reason string `json:"reason,omitempty"`
+	Reason string `json:"reason"`
 	Health Health `json:"health"`
 	Traffic
 }

@@ -74,7 +74,12 @@ func (m *Manager) keepProving() {
 			defer stop()
 		}
 	}
-	err := m.makeProof(true)
+	var err error
+	if m.cfg.Adopted {
+		m.proveAgain() // as soon as the guest runs; nobody need wait for it
+	} else {
+		err = m.makeProof(true)
+	}
 	close(m.proof.done)
 	retry := firstRetry
 	for {

@@ -7,14 +7,14 @@ import (
 
 // Request asks for a forward.
 type Request struct {
-	Protocol  Protocol // empty: TCP
-	GuestPort int
+	Protocol  Protocol `json:"proto,omitempty"` // empty: TCP
+	GuestPort int      `json:"guest_port"`
 	// HostPort is the port on the host's localhost; 0 without HostPortSet means any.
-	HostPort    int
-	HostPortSet bool
+	HostPort    int  `json:"host_port,omitempty"`
+	HostPortSet bool `json:"host_port_set,omitempty"`
 	// Strict makes a busy HostPort an error. Without it another port is taken.
-	Strict    bool
-	Transport Transport
+	Strict    bool      `json:"strict,omitempty"`
+	Transport Transport `json:"transport,omitempty"`
 }
 
 // Validate returns a *PortError or an error that names the transport if the

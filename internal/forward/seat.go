@@ -34,7 +34,7 @@ func (m *Manager) takeSeat(ctx context.Context, req Request, from int) (seat, *P
 			return s, first, err
 		}
 		if first == nil {
-			first = &PortInUseError{Port: port, Protocol: req.protocol(), Holder: holder(req.protocol(), port)}
+			first = &PortInUseError{Port: port, Protocol: req.protocol(), Holder: Holder(req.protocol(), port)}
 		}
 		if req.Strict {
 			return seat{}, nil, first

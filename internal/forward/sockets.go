@@ -123,9 +123,9 @@ func parseHexAddrPort(s string) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(ip, uint16(n)), true
 }
 
-// holder names the process that holds a port of localhost, as far as this
+// Holder names the process that holds a port of localhost, as far as this
 // process may see: "nginx, pid 812".
-func holder(protocol Protocol, port int) string {
+func Holder(protocol Protocol, port int) string {
 	sockets, err := localhostSockets(protocol, port)
 	if err != nil {
 		return ""

@@ -42,7 +42,7 @@ func TestSocketsOfThisHost(t *testing.T) {
 		}
 		defer l.Close()
 		port := l.Addr().(*net.TCPAddr).Port
-		if got := holder(TCP, port); !strings.Contains(got, "pid") {
+		if got := Holder(TCP, port); !strings.Contains(got, "pid") {
 			t.Errorf("%s is held by %q", l.Addr(), got)
 		}
 	}

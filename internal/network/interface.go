@@ -37,7 +37,7 @@ type Interface struct {
 	MTU       int
 
 	host    *Host
-	file    *os.File
+	file    *os.File // nil: adopted, only the monitor has it open
 	vm      string
 	egress  bool
 	release func() // the reconciler
@@ -47,7 +47,8 @@ type Interface struct {
 }
 
 // File is the TAP, for the VM's monitor. It has a virtio-net header before each
-// frame. It belongs to the Interface: pass on a duplicate.
+// frame. It belongs to the Interface: pass on a duplicate. It is nil if the Interface was
+// adopted.
 func (i *Interface) File() *os.File { return i.file }
 
 // GuestPrefix is the guest's address as the guest should configure it.
@@ -194,6 +195,8 @@ func (i *Interface) Close() error {
 		return fmt.Errorf("detach VM from network: %w", err)
 	}
 	i.closed = true
-	i.file.Close() // may be closed already, by a caller who has passed it on
+	if i.file != nil {
+		i.file.Close() // may be closed already, by a caller who has passed it on
+	}
 	return nil
 }

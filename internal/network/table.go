@@ -231,21 +231,26 @@ func (t table) EndFlows(_ context.Context, mappings ...forward.Mapping) error {
 // was made sure of before.
 func (h *Host) deleteForwardsTo(gone func(guest netip.Addr) bool) error {
 	h.wanted.forgetGuests(gone)
-	var dead []forward.Mapping
+	return h.deleteForwards(func(m forward.Mapping) bool { return gone(m.Guest.Addr()) })
+}
+
+// deleteForwards removes the forwards for which dead is true.
+func (h *Host) deleteForwards(dead func(forward.Mapping) bool) error {
+	var doomed []forward.Mapping
 	err := h.sockets.change(func(conn *nftables.Conn) error {
 		all, err := conn.GetSetElements(setRef(forwardsMap))
 		for _, e := range all {
-			if m, ok := decodeMapping(e); ok && gone(m.Guest.Addr()) {
-				dead = append(dead, m)
+			if m, ok := decodeMapping(e); ok && dead(m) {
+				doomed = append(doomed, m)
 			}
 		}
 		return err
 	})
-	if err == nil && len(dead) > 0 {
-		err = table{h}.remove(dead, func() error { return nil })
+	if err == nil && len(doomed) > 0 {
+		err = table{h}.remove(doomed, func() error { return nil })
 	}
 	if err != nil {
-		return fmt.Errorf("remove dead guests' forwards: %w", err)
+		return fmt.Errorf("remove dead forwards: %w", err)
 	}
 	return nil
 }
