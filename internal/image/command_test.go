@@ -20,7 +20,7 @@ import (
 func TestLockOutlivesBuilder(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, lockFile)
-	held, err := lock(t.Context(), path, func() {})
+	held, err := lock(t.Context(), path, exclusive, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,14 +42,14 @@ func TestLockOutlivesBuilder(t *testing.T) {
 	short, stop := context.WithTimeout(t.Context(), 3*lockRetry)
 	defer stop()
 	busy := false
-	if _, err := lock(short, path, func() { busy = true }); !errors.Is(err, context.DeadlineExceeded) || !busy {
+	if _, err := lock(short, path, exclusive, func() { busy = true }); !errors.Is(err, context.DeadlineExceeded) || !busy {
 		t.Errorf("lock while a child lives: %v, busy %v", err, busy)
 	}
 	cancel()
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("child: %v", err)
 	}
-	again, err := lock(t.Context(), path, func() {})
+	again, err := lock(t.Context(), path, exclusive, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +62,7 @@ func TestLockOutlivesBuilder(t *testing.T) {
 func newJob(t *testing.T) *Job {
 	t.Helper()
 	dir := t.TempDir()
-	held, err := lock(t.Context(), filepath.Join(dir, lockFile), func() {})
+	held, err := lock(t.Context(), filepath.Join(dir, lockFile), exclusive, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -79,7 +79,7 @@ func (d *debian) Build(ctx context.Context, job *Job) (Manifest, error) {
 		return Manifest{}, err
 	}
 	return Manifest{
-		Description:   fmt.Sprintf("%s, Linux %s", h.release.Name, linux.version),
+		Description:   fmt.Sprintf("%s, Linux %s%s", h.release.Name, linux.version, withPackages(job.Packages)),
 		KernelVersion: linux.version,
 		Modules:       linux.bootFiles,
 		Env: []string{
@@ -185,7 +185,7 @@ func hasRange(file []byte, name, uid string) bool {
 
 // explain adds the way out that a user has who is not root.
 func (h *host) explain(err error) error {
-	if h.root || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	if h.root || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrPackage) {
 		return err
 	}
 	return fmt.Errorf("%w\nor let root build the image once for all users of this host: sudo smolvm pull %s", err, Default)

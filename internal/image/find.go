@@ -12,11 +12,17 @@ func (s *Store) Find(name, id string) (*Image, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err
 	}
-	for _, dir := range s.dirs() {
+	for i, dir := range s.dirs() {
 		path := filepath.Join(dir, name, filepath.Base(id))
-		if _, err := os.Stat(path); err == nil {
-			return load(name, path)
+		if _, err := os.Stat(path); err != nil {
+			continue
 		}
+		img, err := load(name, path)
+		if err != nil {
+			return nil, err
+		}
+		img.Shared = i > 0
+		return img, nil
 	}
 	return nil, fmt.Errorf("%w: %q with ID %s, which the VM's disk is made on", ErrNotFound, name, id)
 }

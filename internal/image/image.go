@@ -23,6 +23,9 @@ var (
 	// ErrHost is wrapped by errors about what this host lacks to build an image.
 	// They say what to do.
 	ErrHost = errors.New("image cannot be built on this host")
+	// ErrPackage is wrapped by errors about a package that cannot be put into an image,
+	// because there is none of that name.
+	ErrPackage = errors.New("package not found")
 )
 
 // Default is the name of the image that is used when none is named.
@@ -35,8 +38,11 @@ type Image struct {
 	Description   string // for people: distribution and kernel
 	Created       time.Time
 	KernelVersion string
+	Packages      []string // that were asked for beside the usual ones, sorted
 	// Env is set for every command in a machine of this image, as "NAME=value".
 	Env []string
+
+	Shared bool // it is in a store that others share with this one
 
 	Dir        string   // the image's own directory
 	Kernel     string   // ELF vmlinux
@@ -47,13 +53,25 @@ type Image struct {
 
 // DiskUsage returns how many bytes the image occupies on disk.
 func (img *Image) DiskUsage() (int64, error) {
+	size, err := DiskUsage(img.Dir)
+	if err != nil {
+		return 0, fmt.Errorf("measure image %q: %w", img.Name, err)
+	}
+	return size, nil
+}
+
+// DiskUsage returns how many bytes a file, or a directory with all that is in it, occupies
+// on disk. What vanishes meanwhile, or does not exist, occupies nothing.
+func DiskUsage(path string) (int64, error) {
 	var blocks int64
-	err := filepath.WalkDir(img.Dir, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
+	err := filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
+		var info fs.FileInfo
+		if err == nil {
+			info, err = d.Info()
 		}
-		info, err := d.Info()
-		if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		} else if err != nil {
 			return err
 		}
 		if stat, ok := info.Sys().(*syscall.Stat_t); ok {
@@ -61,11 +79,8 @@ func (img *Image) DiskUsage() (int64, error) {
 		}
 		return nil
 	})
-	if err != nil {
-		return 0, fmt.Errorf("measure image %q: %w", img.Name, err)
-	}
 	const blockSize = 512 // the unit of st_blocks, whatever the filesystem's
-	return blocks * blockSize, nil
+	return blocks * blockSize, err
 }
 
 // Progress tells how far a build has come.

@@ -44,7 +44,7 @@ func (s *Store) Initrd(ctx context.Context, img *Image, guest []byte) (path stri
 		return "", fmt.Errorf("make initrd: %w", err)
 	}
 	// Otherwise another process could find it unused for long just before it is used.
-	lock, err := lock(ctx, filepath.Join(dir, lockFile), func() {})
+	lock, err := lock(ctx, filepath.Join(dir, lockFile), exclusive, nil)
 	if err != nil {
 		return "", fmt.Errorf("make initrd: %w", err)
 	}
@@ -63,7 +63,7 @@ func (s *Store) Initrd(ctx context.Context, img *Image, guest []byte) (path stri
 	if err := renameio.WriteFile(path, archive.Bytes(), 0o444, renameio.WithTempDir(dir)); err != nil {
 		return "", fmt.Errorf("write initrd: %w", err)
 	}
-	return path, prune(dir, now.Add(-initrdUnused))
+	return path, removeOldInitrds(dir, now.Add(-initrdUnused))
 }
 
 // initrdKey names the initial filesystem by what it is made of. The image's ID stands
@@ -103,25 +103,36 @@ func writeInitrd(archive *bytes.Buffer, img *Image, guest []byte) error {
 	return w.Close()
 }
 
-// prune removes the initial filesystems that nobody asked for since, and what killed
-// writers left. The caller has the lock.
-func prune(dir string, since time.Time) error {
-	entries, err := os.ReadDir(dir)
+// removeOldInitrds removes the initial filesystems that nobody asked for since, and what
+// killed writers left. The caller has the lock.
+func removeOldInitrds(dir string, since time.Time) error {
+	names, err := findInitrds(dir, func(_ string, used time.Time) bool { return !used.Before(since) })
+	for _, name := range names {
+		err = errors.Join(err, os.Remove(filepath.Join(dir, name)))
+	}
 	if err != nil {
 		return fmt.Errorf("remove old initrds: %w", err)
 	}
+	return nil
+}
+
+// findInitrds returns the names of the initial filesystems in dir that are not to be kept,
+// and of what killed writers left. The caller has the lock: nobody else writes, so a file of
+// another name is no initial filesystem.
+func findInitrds(dir string, keep func(name string, used time.Time) bool) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("find old initrds: %w", err)
+	}
+	var names []string
 	for _, e := range entries {
 		info, err := e.Info()
 		if err != nil || e.Name() == lockFile {
 			continue
 		}
-		// Under the lock nobody else writes: a file of another name is no initrd.
-		if strings.HasSuffix(e.Name(), initrdSuffix) && !info.ModTime().Before(since) {
-			continue
-		}
-		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
-			return fmt.Errorf("remove old initrds: %w", err)
+		if !strings.HasSuffix(e.Name(), initrdSuffix) || !keep(e.Name(), info.ModTime()) {
+			names = append(names, e.Name())
 		}
 	}
-	return nil
+	return names, nil
 }

@@ -22,6 +22,8 @@ type Manifest struct {
 	Description   string   `json:"description"`
 	KernelVersion string   `json:"kernel_version"`
 	Env           []string `json:"env,omitempty"`
+	// Packages are what the job asked for. The store sets them.
+	Packages []string `json:"packages,omitempty"`
 	// Modules are the names of files in the directory of modules, in load order.
 	Modules []string `json:"modules,omitempty"`
 }
@@ -57,6 +59,7 @@ func load(name, dir string) (*Image, error) {
 		Description:   rec.Description,
 		Created:       rec.Created,
 		KernelVersion: rec.KernelVersion,
+		Packages:      rec.Packages,
 		Env:           rec.Env,
 		Dir:           dir,
 		Kernel:        filepath.Join(dir, kernelFile),

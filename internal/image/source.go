@@ -18,8 +18,11 @@ type Source interface {
 type Job struct {
 	// Dir is an empty directory on the filesystem of the store.
 	Dir string
-	Log *slog.Logger
-	// report tells the caller of Ensure how far it is.
+	// Packages are to be installed beside those that the source always installs. Their names
+	// are well-formed. If there is none of a name, Build fails with ErrPackage.
+	Packages []string
+	Log      *slog.Logger
+	// report tells who wants the image how far it is.
 	report func(Progress)
 	// lock is the lock under which the build runs. Child processes inherit it, so that
 	// nobody takes a build for dead while one of its processes still writes.

@@ -72,7 +72,7 @@ func TestEnsure(t *testing.T) {
 		t.Errorf("built %d times", n)
 	}
 	list, err := s.List()
-	if err != nil || len(list) != 1 || list[0].ID != img.ID {
+	if err != nil || len(list) != 1 || list[0].ID != img.ID || !list[0].Current || list[0].Shared {
 		t.Errorf("List: %v, %v", list, err)
 	}
 }
@@ -112,6 +112,10 @@ func TestShared(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if shared.Shared || !img.Shared {
+		t.Errorf("shared: %v in its own store, %v in another", shared.Shared, img.Shared)
+	}
+	shared.Shared = true
 	if diff := cmp.Diff(shared, img); diff != "" {
 		t.Error(diff)
 	}
@@ -122,7 +126,7 @@ func TestShared(t *testing.T) {
 	if !strings.HasPrefix(path, s.dir+"/") {
 		t.Errorf("initrd of a shared image is at %s", path)
 	}
-	if list, err := s.List(); err != nil || len(list) != 1 || list[0].Dir != shared.Dir {
+	if list, err := s.List(); err != nil || len(list) != 1 || list[0].Dir != shared.Dir || !list[0].Current || !list[0].Shared {
 		t.Errorf("List: %v, %v", list, err)
 	}
 	if n := countBuilds(t, builds); n != 0 {
@@ -142,7 +146,7 @@ func TestFailedBuild(t *testing.T) {
 	if _, err := s.Ensure(t.Context(), fakeName, nil); !errors.Is(err, failure) {
 		t.Fatalf("got %v", err)
 	}
-	wantFiles(t, s, lockFile)
+	wantFiles(t, s)
 	fail = false
 	if _, err := s.Ensure(t.Context(), fakeName, nil); err != nil {
 		t.Fatal(err)
@@ -213,8 +217,8 @@ func TestBadRecord(t *testing.T) {
 		if _, err := s.Get(fakeName); err == nil || errors.Is(err, ErrNotFound) {
 			t.Errorf("record %q: %v", text, err)
 		}
-		if _, err := s.List(); err == nil {
-			t.Errorf("record %q: listed without an error", text)
+		if list, err := s.List(); err != nil || len(list) != 1 || list[0].Err == nil || list[0].ID != img.ID {
+			t.Errorf("record %q: listed as %+v, %v", text, list, err)
 		}
 	}
 }

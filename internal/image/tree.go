@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/smolvm/smolvm/internal/image/apt"
@@ -70,23 +71,37 @@ func (t *tree) bootstrap(ctx context.Context) error {
 	if !t.host.root {
 		mode, format, target = "unshare", "tar", t.dir+".tar"
 	}
+	stage, missing := t.stage(), ""
 	_, err = t.job.run(ctx, command{
 		name: t.host.tools["mmdebstrap"],
 		args: []string{
 			"--mode=" + mode, "--format=" + format, "--variant=minbase",
-			"--include=" + strings.Join(includedPackages(), ","),
+			"--include=" + strings.Join(slices.Concat(includedPackages(), t.job.Packages), ","),
 			"--aptopt=" + settings, "--dpkgopt=" + dpkg, "--dpkgopt=force-unsafe-io", // nobody needs half a tree
-			"--customize-hook=" + kernelHook,
+			"--extract-hook=" + packageHook, "--customize-hook=" + kernelHook,
 			t.host.release.Codename, target, sources,
 		},
-		env:      []string{"TMPDIR=" + scratch, "HOME=" + scratch, "SMOLVM_KERNEL=" + kernelPackage(t.host.release)},
+		env: []string{
+			"TMPDIR=" + scratch, "HOME=" + scratch,
+			"SMOLVM_KERNEL=" + kernelPackage(t.host.release), "SMOLVM_PACKAGES=" + strings.Join(t.job.Packages, " "),
+		},
 		isolated: t.host.root,
-		line:     t.stage(),
+		line: func(line string) {
+			if names, found := strings.CutPrefix(line, missingMark); found {
+				missing = strings.TrimSpace(names)
+			}
+			stage(line)
+		},
 	})
-	if err != nil || t.host.root {
-		return err
+	switch {
+	case err == nil && t.host.root:
+		return nil
+	case err == nil:
+		return t.unpack(ctx, target)
+	case missing != "":
+		return fmt.Errorf("%w: %s", ErrPackage, missing)
 	}
-	return t.unpack(ctx, target)
+	return err
 }
 
 // stage returns a function that follows mmdebstrap by the lines that it writes.

@@ -1,0 +1,127 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// BuildOptions say what an image is built from.
+type BuildOptions struct {
+	Packages []string // Debian packages that are installed beside the usual ones
+}
+
+// Build builds the image anew, under any name, and makes it what the name means. It is of the
+// host's own distribution, whatever the name. What the name meant before is kept: see Remove.
+// progress is called as Ensure calls it, and the same holds when ctx ends.
+//
+// It fails with ErrInvalidName, or ErrPackage if there is no such package.
+func (s *Store) Build(ctx context.Context, name string, opts BuildOptions, progress func(Progress)) (*Image, error) {
+	if err := CheckName(name); err != nil {
+		return nil, err
+	}
+	packages, err := checkPackages(opts.Packages)
+	if err != nil {
+		return nil, err
+	}
+	if progress == nil {
+		progress = func(Progress) {}
+	}
+	h, err := s.enterToBuild(ctx, name, progress)
+	if err != nil {
+		return nil, err
+	}
+	defer h.leave()
+	return s.build(ctx, h, packages, progress)
+}
+
+// enterToBuild takes the directory of a name for a build.
+func (s *Store) enterToBuild(ctx context.Context, name string, progress func(Progress)) (*home, error) {
+	h, err := s.enter(ctx, name, func() {
+		progress(Progress{Stage: "wait for the process that builds the image"})
+	})
+	if err != nil {
+		return nil, err
+	}
+	// What a killed build left costs space, but stands in nobody's way.
+	s.sweep(ctx, h.dir)
+	return h, nil
+}
+
+// build builds an image and makes it the current one. It leaves nothing else.
+func (s *Store) build(ctx context.Context, h *home, packages []string, progress func(Progress)) (*Image, error) {
+	dir, err := os.MkdirTemp(h.dir, buildPrefix)
+	if err != nil {
+		return nil, fmt.Errorf("make build directory: %w", err)
+	}
+	job := &Job{Dir: dir, Packages: packages, Log: s.log.With("image", h.name), report: progress, lock: h.lock}
+	img, err := s.make(ctx, h, job)
+	// The clean-up must happen though ctx ended.
+	s.sweep(context.WithoutCancel(ctx), h.dir)
+	if err != nil {
+		return nil, fmt.Errorf("build image %q: %w", h.name, err)
+	}
+	return img, nil
+}
+
+// make lets the source make the image and puts it in its place. The rename of the
+// directory is the moment from which on it exists.
+func (s *Store) make(ctx context.Context, h *home, job *Job) (*Image, error) {
+	start := time.Now()
+	work, final := job.Dir, filepath.Join(job.Dir, "image")
+	manifest, err := s.source.Build(ctx, job)
+	if err != nil {
+		return nil, err
+	}
+	manifest.Packages = job.Packages
+	if err := os.Mkdir(final, 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Join(work, modulesDir), 0o755); err != nil {
+		return nil, err
+	}
+	for _, file := range []string{kernelFile, modulesDir, rootFSFile} {
+		if err := os.Rename(filepath.Join(work, file), filepath.Join(final, file)); err != nil {
+			return nil, err
+		}
+	}
+	id, err := identify(ctx, final, manifest)
+	if err != nil {
+		return nil, err
+	}
+	if err := writeRecord(final, record{Manifest: manifest, ID: id, Created: time.Now().UTC().Truncate(time.Second)}); err != nil {
+		return nil, err
+	}
+	if err := seal(ctx, final); err != nil {
+		return nil, err
+	}
+	if err := h.install(final, id, filepath.Join(work, "damaged")); err != nil {
+		return nil, err
+	}
+	img, err := current(h.name, h.dir)
+	if err != nil {
+		return nil, err
+	}
+	s.log.Info("image built", "image", h.name, "id", id, "description", img.Description, "took", time.Since(start).Round(time.Millisecond))
+	return img, nil
+}
+
+// install puts a finished image in its place and points to it. If the same one is there
+// already that stays, because disks may be open that are made on it; unless it is damaged,
+// then it is moved away.
+func (h *home) install(finished, id, away string) error {
+	place := filepath.Join(h.dir, id)
+	if _, err := load(h.name, place); err == nil {
+		return h.point(id)
+	}
+	if err := os.Rename(place, away); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.Rename(finished, place); err != nil {
+		return err
+	}
+	return h.point(id)
+}
