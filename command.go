@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 
+	"github.com/smolvm/smolvm/internal/control"
+	"github.com/smolvm/smolvm/internal/guestapi"
 	"github.com/smolvm/smolvm/internal/machine"
 )
 
@@ -47,8 +49,14 @@ func (v *VM) Run(ctx context.Context, command string) (*Result, error) {
 // methods only Signal may be called concurrently with others.
 type Cmd struct {
 	Args []string // the program and its arguments, with no shell between
-	Dir  string   // working directory; default: /root
+	Dir  string   // working directory; default: the user's home
 	Env  []string // added to the VM's environment, as "NAME=value"
+	User string   // name or number in the guest, ":GROUP" may follow; default: root
+	// Terminal, if set, gives the command a terminal of its own. All its output goes to
+	// Stdout then, and how it treats its input is the terminal's business.
+	Terminal *Terminal
+	// PowerOff lets the guest power off when a command of StartDetached has ended.
+	PowerOff bool
 	// Stdin is read until its end or the command's. Default: no input.
 	Stdin io.Reader
 	// Stdout and Stderr take the output. Default: it is discarded. If both are the
@@ -57,15 +65,22 @@ type Cmd struct {
 	Stderr io.Writer
 
 	ctx     context.Context
-	vm      *machine.VM
-	process *machine.Process
+	vm      *control.VM
+	process machine.Process
 }
+
+// Terminal is a terminal for a command in the guest.
+type Terminal = guestapi.Terminal
 
 // Command returns a command that is not started yet. The program is looked up in
 // the guest's PATH if it has no slash. When ctx ends the command is killed.
 func (v *VM) Command(ctx context.Context, program string, args ...string) *Cmd {
 	return &Cmd{Args: append([]string{program}, args...), ctx: ctx, vm: v.vm}
 }
+
+// Shell returns a command that is root's login shell. It wants a Terminal to be of use to
+// people.
+func (v *VM) Shell(ctx context.Context) *Cmd { return &Cmd{ctx: ctx, vm: v.vm} }
 
 // Start starts the command. A Start that succeeds is owed a Wait. It fails with
 // ErrNotRunning, or as a [*StartError] if the guest cannot start the program.
@@ -74,9 +89,23 @@ func (c *Cmd) Start() error {
 		return errors.New("smolvm: command was already started")
 	}
 	p, err := c.vm.StartCommand(c.ctx, machine.Command{
-		Args: c.Args, Dir: c.Dir, Env: c.Env, Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr,
+		Args: c.Args, Dir: c.Dir, Env: c.Env, User: c.User, Terminal: c.Terminal,
+		Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr,
 	})
 	c.process = p
+	return err
+}
+
+// StartDetached starts the command and lets go of it: it lives on however this program and
+// the VM's owner end, until the VM does. It has no input, and what it writes goes to the
+// VM's [ConsoleLog]. There is nothing to wait for.
+func (c *Cmd) StartDetached() error {
+	if c.process != nil {
+		return errors.New("smolvm: command was already started")
+	}
+	_, err := c.vm.StartCommand(c.ctx, machine.Command{
+		Args: c.Args, Dir: c.Dir, Env: c.Env, User: c.User, Detach: true, PowerOff: c.PowerOff,
+	})
 	return err
 }
 
@@ -121,4 +150,12 @@ func (c *Cmd) Signal(sig os.Signal) error {
 		return errors.New("smolvm: command was not started")
 	}
 	return c.process.Signal(sig)
+}
+
+// Resize tells the command's terminal its size.
+func (c *Cmd) Resize(columns, rows int) error {
+	if c.process == nil {
+		return errors.New("smolvm: command was not started")
+	}
+	return c.process.Resize(columns, rows)
 }

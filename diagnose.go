@@ -3,6 +3,7 @@ package smolvm
 import (
 	"context"
 
+	"github.com/smolvm/smolvm/internal/control"
 	"github.com/smolvm/smolvm/internal/machine"
 )
 
@@ -22,9 +23,5 @@ const (
 // Diagnose finds out what works on this host, what does not, and what to do about
 // it. It may take some seconds: it tries things.
 func Diagnose(ctx context.Context, opts ...Option) ([]Check, error) {
-	host, err := machine.NewHost(newConfig(opts).host)
-	if err != nil {
-		return nil, err
-	}
-	return host.Diagnose(ctx), host.Close()
+	return withHost(opts, func(h *control.Host) ([]Check, error) { return h.Diagnose(ctx), nil })
 }

@@ -1,6 +1,7 @@
 package smolvm
 
 import (
+	"github.com/smolvm/smolvm/internal/control"
 	"github.com/smolvm/smolvm/internal/forward"
 	"github.com/smolvm/smolvm/internal/image"
 	"github.com/smolvm/smolvm/internal/machine"
@@ -23,20 +24,32 @@ var (
 	// ErrNotRunning: the VM must run for that. [errors.As] a [*NotRunningError]
 	// tells what could not be done.
 	ErrNotRunning = machine.ErrNotRunning
+	// ErrRunning: the VM must not run for that.
+	ErrRunning = machine.ErrRunning
 	// ErrDeleted: the VM was deleted.
 	ErrDeleted = machine.ErrDeleted
 	// ErrNotFound: there is no VM of that name.
 	ErrNotFound = store.ErrNotFound
+	// ErrDamaged: the VM's record cannot be read. The message names its file; all that can be
+	// done with such a VM is to delete it.
+	ErrDamaged = store.ErrDamaged
 	// ErrExists: there is a VM of that name.
 	ErrExists = store.ErrExists
-	// ErrInUse: another living process owns the VM.
+	// ErrInUse: another living process owns the VM, and it cannot be asked to do that.
 	ErrInUse = store.ErrInUse
+	// ErrOwnerVersion: the VM's owner is of a version of SmolVM that this one does not
+	// understand; the message says what to do.
+	ErrOwnerVersion = control.ErrVersion
 	// ErrInvalidName: a VM's name is no DNS label.
 	ErrInvalidName = store.ErrInvalidName
 	// ErrInvalidOption: an option is out of its range.
 	ErrInvalidOption = machine.ErrInvalidOption
 	// ErrImageNotFound: there is no image of that name, and no way to make it.
 	ErrImageNotFound = image.ErrNotFound
+	// ErrImageInUse: VMs are made on the image.
+	ErrImageInUse = machine.ErrImageInUse
+	// ErrImageShared: the image is in another data directory, root's.
+	ErrImageShared = machine.ErrImageShared
 	// ErrAccelerator: the accelerator asked for does not work on this host.
 	ErrAccelerator = vmm.ErrAccelerator
 	// ErrTimeout: a wait took longer than its context, or SmolVM itself, allows.

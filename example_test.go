@@ -7,6 +7,7 @@ import (
 	"log"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/smolvm/smolvm"
@@ -199,4 +200,92 @@ func ExampleOpen() {
 		log.Fatal(err)
 	}
 	// Output: remember
+}
+
+// Files go in and out without a port, a mount or an agent of yours.
+func ExampleVM_WriteFile() {
+	ctx := context.Background()
+	vm, err := smolvm.Launch(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer vm.Close()
+
+	if err := vm.WriteFile(ctx, "/root/notes.txt", []byte("b\na\n"), 0o600); err != nil {
+		log.Fatal(err)
+	}
+	if _, err := vm.Run(ctx, "sort notes.txt >sorted.txt"); err != nil {
+		log.Fatal(err)
+	}
+	sorted, err := vm.ReadFile(ctx, "/root/sorted.txt")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Print(string(sorted))
+	// Output:
+	// a
+	// b
+}
+
+// A directory is copied with all below it.
+func ExampleVM_CopyTo() {
+	ctx := context.Background()
+	vm, err := smolvm.Launch(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer vm.Close()
+
+	site, err := os.MkdirTemp("", "site")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(site)
+	if err := os.WriteFile(filepath.Join(site, "index.html"), []byte("hello\n"), 0o644); err != nil {
+		log.Fatal(err)
+	}
+	if err := vm.CopyTo(ctx, site, "/srv/site"); err != nil {
+		log.Fatal(err)
+	}
+	res, err := vm.Run(ctx, "ls /srv/site")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Print(res.Stdout)
+	// Output: index.html
+}
+
+// A service of the guest can be reached without a port of the host.
+func ExampleVM_Dial() {
+	ctx := context.Background()
+	vm, err := smolvm.Launch(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer vm.Close()
+
+	conn, err := vm.Dial(ctx, "localhost:22")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer conn.Close()
+	greeting := make([]byte, len("SSH-2.0-"))
+	if _, err := io.ReadFull(conn, greeting); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(string(greeting))
+	// Output: SSH-2.0-
+}
+
+// A VM of the background outlives the program: another one, or the command, finds it by its name.
+func ExampleBackground() {
+	ctx := context.Background()
+	vm, err := smolvm.Launch(ctx, smolvm.Name("build-cache"), smolvm.Background(), smolvm.Keep())
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("smolvm exec", vm.Name(), "-- uname -a")
+	if err := vm.Close(); err != nil { // leaves it running
+		log.Fatal(err)
+	}
 }

@@ -3,9 +3,11 @@ package smolvm
 import (
 	"log/slog"
 
+	"github.com/smolvm/smolvm/internal/control"
 	"github.com/smolvm/smolvm/internal/forward"
 	"github.com/smolvm/smolvm/internal/image"
 	"github.com/smolvm/smolvm/internal/machine"
+	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
@@ -15,7 +17,7 @@ type Option func(*config)
 
 type config struct {
 	spec machine.Spec
-	host machine.Options
+	host control.Options
 }
 
 func newConfig(opts []Option) config {
@@ -58,10 +60,28 @@ func Network(mode NetworkMode) Option { return func(c *config) { c.spec.Network 
 // or dies.
 func Keep() Option { return func(c *config) { c.spec.Keep = true } }
 
+// Background lets VMs be run by background processes of their own, which outlive this
+// program: see [OwnerProgram]. [VM.Close] then leaves the VM as it is.
+func Background() Option { return func(c *config) { c.host.Background = true } }
+
+// OwnerProgram is the program that runs VMs in the background, those too that lost the process
+// which did: "PROGRAM own NAME" is to call [Own]. The default is the command smolvm, if it is
+// in the PATH. Without one, this program itself takes over what lost its owner.
+func OwnerProgram(program string) Option {
+	return func(c *config) { c.host.Program = program }
+}
+
+// DefaultDataDir is the data directory of the current user that [DataDir] changes.
+func DefaultDataDir() (string, error) { return store.DefaultRoot() }
+
 // DataDir sets the directory for images and VMs. The default is
 // $SMOLVM_DATA_DIR, else /var/lib/smolvm for root and ~/.local/share/smolvm
 // for others. Other users also find the images in /var/lib/smolvm.
 func DataDir(path string) Option { return func(c *config) { c.host.DataDir = path } }
+
+// Version is what this program calls its version of SmolVM. Other processes are told it where
+// that matters.
+func Version(version string) Option { return func(c *config) { c.host.Version = version } }
 
 // Logger receives what SmolVM has to say. The default is to be silent.
 func Logger(log *slog.Logger) Option { return func(c *config) { c.host.Log = log } }

@@ -17,28 +17,35 @@ import (
 	"iter"
 	"net/netip"
 
+	"github.com/smolvm/smolvm/internal/control"
 	"github.com/smolvm/smolvm/internal/forward"
 	"github.com/smolvm/smolvm/internal/machine"
 )
 
-// VM is a virtual machine. Its methods may be called concurrently.
+// VM is a virtual machine, whichever process owns it. Its methods may be called
+// concurrently.
 type VM struct {
-	vm *machine.VM
+	vm *control.VM
 }
 
-// Info is what can be said of a VM.
+// Info is what can be said of a VM. Its JSON is a contract: names and meanings do
+// not change within a version of SmolVM.
 type Info = machine.Info
+
+// Usage is what a running VM has used of the host.
+type Usage = machine.Usage
 
 // Status is where in its life a VM is.
 type Status = machine.Status
 
 // The states of a VM.
 const (
-	StatusCreated = machine.StatusCreated // never started
-	StatusRunning = machine.StatusRunning
-	StatusPaused  = machine.StatusPaused
-	StatusStopped = machine.StatusStopped
-	StatusDeleted = machine.StatusDeleted
+	StatusCreated  = machine.StatusCreated  // never started
+	StatusStarting = machine.StatusStarting // somebody starts it at this moment
+	StatusRunning  = machine.StatusRunning
+	StatusPaused   = machine.StatusPaused
+	StatusStopped  = machine.StatusStopped
+	StatusDeleted  = machine.StatusDeleted
 )
 
 // New makes a VM, but does not start it. The image is made first if it is used
@@ -49,7 +56,7 @@ const (
 // ErrImageNotFound.
 func New(ctx context.Context, opts ...Option) (*VM, error) {
 	c := newConfig(opts)
-	host, err := machine.NewHost(c.host)
+	host, err := control.NewHost(c.host)
 	if err != nil {
 		return nil, err
 	}
@@ -73,12 +80,12 @@ func Launch(ctx context.Context, opts ...Option) (*VM, error) {
 	return vm, nil
 }
 
-// Open returns a VM that exists, as [New] with [Keep] left it. It can be
-// started, stopped and deleted unless another living program owns it, which
-// fails with ErrInUse. It fails with ErrNotFound if there is none of that name. The
-// caller owes a [VM.Close].
+// Open returns a VM that exists, whoever made it. If another process owns it, such as
+// the command or another Go program, what is done with it is done by that
+// process. It fails with ErrNotFound if there is none of that name. The caller owes
+// a [VM.Close].
 func Open(ctx context.Context, name string, opts ...Option) (*VM, error) {
-	host, err := machine.NewHost(newConfig(opts).host)
+	host, err := control.NewHost(newConfig(opts).host)
 	if err != nil {
 		return nil, err
 	}
@@ -92,36 +99,12 @@ func Open(ctx context.Context, name string, opts ...Option) (*VM, error) {
 // List returns the VMs of the data directory, in the order of their names. An
 // Info with its Err set stands for a VM whose record cannot be read.
 func List(ctx context.Context, opts ...Option) ([]Info, error) {
-	host, err := machine.NewHost(newConfig(opts).host)
+	host, err := control.NewHost(newConfig(opts).host)
 	if err != nil {
 		return nil, err
 	}
 	infos, err := host.List(ctx)
 	return infos, errors.Join(err, host.Close())
-}
-
-// Pull makes sure that an image is there, so that [New] need not make it.
-func Pull(ctx context.Context, image string, opts ...Option) (ImageInfo, error) {
-	host, err := machine.NewHost(newConfig(opts).host)
-	if err != nil {
-		return ImageInfo{}, err
-	}
-	img, err := host.Image(ctx, image)
-	if err != nil {
-		return ImageInfo{}, errors.Join(err, host.Close())
-	}
-	size, err := img.DiskUsage()
-	info := ImageInfo{Name: img.Name, ID: img.ID, Dir: img.Dir, Size: size, Kernel: img.KernelVersion}
-	return info, errors.Join(err, host.Close())
-}
-
-// ImageInfo is what can be said of an image.
-type ImageInfo struct {
-	Name   string
-	ID     string
-	Dir    string
-	Size   int64 // bytes on the host's disk
-	Kernel string
 }
 
 // PortAvailable reports whether a host port can be bound on 127.0.0.1 and ::1
@@ -134,12 +117,11 @@ func (v *VM) Name() string { return v.vm.Name() }
 // Status tells where in its life the VM is.
 func (v *VM) Status(ctx context.Context) (Status, error) { return v.vm.Status(ctx) }
 
-// Info tells what is known of the VM now. What only its owner can know is zero in
-// another process.
+// Info tells what is known of the VM now.
 func (v *VM) Info(ctx context.Context) (Info, error) { return v.vm.Info(ctx) }
 
-// IP is the guest's address. It is the zero Addr if the VM does not run here, or
-// has no address that the host can reach.
+// IP is the guest's address. It is the zero Addr if the VM does not run, or has no
+// address that the host can reach.
 func (v *VM) IP() netip.Addr { return v.vm.IP() }
 
 // Start boots the VM and returns once the guest takes commands. What was exposed
@@ -152,6 +134,13 @@ func (v *VM) Start(ctx context.Context) error { return v.vm.Start(ctx) }
 // does not run does nothing.
 func (v *VM) Stop(ctx context.Context) error { return v.vm.Stop(ctx) }
 
+// Kill ends the VM at once, as when its plug is pulled: what the guest has not written to its
+// disk is lost. The VM stays. Killing a VM that does not run does nothing.
+func (v *VM) Kill(ctx context.Context) error { return v.vm.Kill(ctx) }
+
+// Wait waits until the VM does not run any more, or ctx ends.
+func (v *VM) Wait(ctx context.Context) error { return v.vm.Wait(ctx) }
+
 // Pause stops the guest's processors until [VM.Resume]. Its memory, its connections and
 // its forwards stay; who connects meanwhile waits. Commands cannot be started. Pausing a
 // paused VM does nothing. It fails with ErrNotRunning.
@@ -161,13 +150,31 @@ func (v *VM) Pause(ctx context.Context) error { return v.vm.Pause(ctx) }
 // with ErrNotRunning.
 func (v *VM) Resume(ctx context.Context) error { return v.vm.Resume(ctx) }
 
+// Rename gives the VM another name, by which its guest knows itself from the next start
+// on. It fails with ErrRunning while the VM runs, and with ErrExists or ErrInvalidName.
+func (v *VM) Rename(ctx context.Context, name string) error { return v.vm.Rename(ctx, name) }
+
+// SetEnv changes the environment of every command that is started in the guest from now
+// on, SSH logins included: entries of the form "NAME=value". It is kept when the
+// VM stops.
+func (v *VM) SetEnv(ctx context.Context, entries ...string) error {
+	return v.vm.ChangeEnv(ctx, machine.EnvChange{Set: entries})
+}
+
+// UnsetEnv takes variables that [Env] or SetEnv set out of the environment. Those that are
+// not there do not matter.
+func (v *VM) UnsetEnv(ctx context.Context, names ...string) error {
+	return v.vm.ChangeEnv(ctx, machine.EnvChange{Unset: names})
+}
+
 // Delete stops the VM the hard way and removes it with its disk. Deleting a deleted
 // VM does nothing.
 func (v *VM) Delete(ctx context.Context) error { return v.vm.Delete(ctx) }
 
 // Close gives the VM up: one that this program made is stopped and deleted, one
-// made with [Keep] or from [Open] is stopped if this program started it. It takes
-// no context, so that it can be deferred, and does nothing the second time.
+// made with [Keep] or from [Open] is stopped if this program runs it. What another
+// process runs, such as one that [Background] started, it leaves alone. It takes no
+// context, so that it can be deferred, and does nothing the second time.
 func (v *VM) Close() error { return v.vm.Close() }
 
 // ExposeLocal makes a port of the guest answer on localhost and returns the
@@ -221,7 +228,14 @@ func (v *VM) UnexposeAll(ctx context.Context, forwards []Forward) error {
 
 // Forwards returns what is exposed now, in the order of host ports. The transport, the
 // health and the traffic are read from the kernel and the guest at that moment.
-func (v *VM) Forwards() []Forward { return v.vm.Forwards() }
+// It is empty if the VM does not run, or its owner does not answer.
+func (v *VM) Forwards() []Forward {
+	forwards, err := v.vm.Forwards(context.Background())
+	if err != nil {
+		return nil
+	}
+	return forwards
+}
 
 // ForwardEvents yields what happens to forwards: first those that exist, as
 // [ForwardExposed], then every change of a transport or of a server's health, until

@@ -70,7 +70,7 @@ func measureVMs(ctx context.Context, set settings) (string, error) {
 		if info, memory, err = round(ctx, dir, s, i%2 == 0); err != nil {
 			return "", err
 		}
-		if err := bootAlone(ctx, s, images, info.Accelerator); err != nil {
+		if err := bootAlone(ctx, s, images, info.VMM.Accelerator); err != nil {
 			return "", err
 		}
 		progress("VM %d of %d", i+1, set.vms)
@@ -85,7 +85,7 @@ func measureVMs(ctx context.Context, set settings) (string, error) {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "# VMs\n\nMade by `make bench` (this part alone: `make bench BENCHFLAGS='-only %s'`): %d VMs one after the other, medians. ", partVM, set.vms)
-	fmt.Fprintf(&b, "%s, accelerator %s, %d MiB and %d processor a VM.\n\n", on, info.Accelerator, info.MemoryMiB, info.CPUs)
+	fmt.Fprintf(&b, "%s, accelerator %s, %d MiB and %d processor a VM.\n\n", on, info.VMM.Accelerator, info.MemoryMiB, info.CPUs)
 	fmt.Fprintf(&b, "| what | median | worst | against | ratio |\n|---|---:|---:|---|---:|\n")
 	row := func(name, limit, limitText string) {
 		fmt.Fprintf(&b, "| %s | %s | %s |", name, ms(s.median(name)), ms(s.most(name)))
@@ -129,7 +129,7 @@ func round(ctx context.Context, dir string, s samples[time.Duration], polite boo
 	if info, err = vm.Info(ctx); err != nil {
 		return info, 0, err
 	}
-	if memory, err = pss(info.VMMPID); err != nil {
+	if memory, err = pss(info.VMM.PID); err != nil {
 		return info, 0, err
 	}
 	for range warmRuns {

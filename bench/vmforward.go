@@ -97,7 +97,7 @@ func measureForwardingToVM(ctx context.Context, set settings) (_ string, err err
 		return "", err
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Forwarding to a VM\n\nMade by `make bench` (this part alone: `make bench BENCHFLAGS='-only %s'`) on %s, accelerator %s. ", partForwardVM, on, info.Accelerator)
+	fmt.Fprintf(&b, "# Forwarding to a VM\n\nMade by `make bench` (this part alone: `make bench BENCHFLAGS='-only %s'`) on %s, accelerator %s. ", partForwardVM, on, info.VMM.Accelerator)
 	fmt.Fprintf(&b, "The services are Python's, and the server of `ssh -L` is the guest's own. All routes in turn, %d rounds, every second one backwards; medians.\n\n", set.rounds)
 	pairs := []versus{{ours: byNFTables, peer: direct}, {ours: byTunnel, peer: bySSH}}
 	throughputTable(&b, rates, routes, mbits, pairs)

@@ -39,7 +39,7 @@ func newListCommand(g *globals) *cobra.Command {
 			}
 			vms := make([]listed, len(infos))
 			for i, v := range infos {
-				vms[i] = listed{v.Name, v.Status, v.Image, v.Created, v.MemoryMiB, v.CPUs, v.OwnerPID, ""}
+				vms[i] = listed{v.Name, v.Status, v.Image, v.Created, v.MemoryMiB, v.CPUs, v.Owner.PID, ""}
 				if v.Err != nil {
 					vms[i].Error = v.Err.Error()
 				}

@@ -96,6 +96,7 @@ func newRootCommand() *cobra.Command {
 		newPullCommand(&g),
 		newDoctorCommand(&g),
 		newVersionCommand(),
+		newOwnCommand(),
 	)
 	return cmd
 }

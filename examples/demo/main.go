@@ -109,7 +109,7 @@ func demo(ctx context.Context, stay, verbose bool) (err error) {
 	fmt.Println("url:        ", url)
 	fmt.Println("page:       ", line)
 	fmt.Println("transport:  ", vm.Forwards()[0].Transport)
-	fmt.Println("accelerator:", info.Accelerator)
+	fmt.Println("accelerator:", info.VMM.Accelerator)
 	t.print()
 	if stay {
 		fmt.Println("Press Enter to remove the VM.")

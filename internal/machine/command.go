@@ -13,17 +13,32 @@ import (
 	"github.com/smolvm/smolvm/internal/guestlink"
 )
 
-// Command is a command to start in a guest.
+// Command is a command to start in a guest, as guestapi.Exec has it.
 type Command struct {
 	Args           []string
 	Dir            string
 	Env            []string
+	User           string
+	Terminal       *guestapi.Terminal
+	Detach         bool
+	PowerOff       bool
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 }
 
-// Process is a command that was started in a guest.
-type Process struct {
+// Process is a command that was started in a guest. Its methods may be called concurrently.
+type Process interface {
+	// Wait waits for the command's end. Its error is an *ExitError if the command was not
+	// successful.
+	Wait() error
+	// Signal sends a signal to the command.
+	Signal(sig os.Signal) error
+	// Resize tells the command's terminal its size.
+	Resize(columns, rows int) error
+}
+
+// process is a command that this process started.
+type process struct {
 	vm      *VM
 	ctx     context.Context
 	process *guestlink.Process
@@ -46,6 +61,12 @@ type ExitError struct {
 	status guestapi.ExitStatus
 }
 
+// NewExitError returns the error of a command that ended so.
+func NewExitError(status guestapi.ExitStatus) *ExitError { return &ExitError{status} }
+
+// Status is how the command ended.
+func (e *ExitError) Status() guestapi.ExitStatus { return e.status }
+
 func (e *ExitError) Error() string {
 	if e.status.Signal != "" {
 		return "command ended by signal " + e.status.Signal
@@ -61,7 +82,7 @@ func (e *ExitError) ExitCode() int { return e.status.Code }
 func (e *ExitError) Signal() string { return e.status.Signal }
 
 // StartCommand starts a command in the guest. When ctx ends, the command is killed.
-func (v *VM) StartCommand(ctx context.Context, c Command) (*Process, error) {
+func (v *VM) StartCommand(ctx context.Context, c Command) (Process, error) {
 	const op = "run command"
 	r, err := v.running(ctx, op)
 	if err != nil {
@@ -70,8 +91,10 @@ func (v *VM) StartCommand(ctx context.Context, c Command) (*Process, error) {
 	if r.paused.Load() {
 		return nil, &NotRunningError{Op: op, Status: StatusPaused}
 	}
-	exec := guestapi.Exec{Argv: c.Args, Dir: c.Dir, Env: c.Env}
-	process, err := r.channel.Start(ctx, exec, c.Stdin, c.Stdout, c.Stderr)
+	exec := guestapi.Exec{
+		Argv: c.Args, Dir: c.Dir, Env: c.Env, User: c.User, Terminal: c.Terminal, Detach: c.Detach, PowerOff: c.PowerOff,
+	}
+	started, err := r.channel.Start(ctx, exec, c.Stdin, c.Stdout, c.Stderr)
 	var start *guestlink.StartError
 	switch {
 	case errors.As(err, &start):
@@ -81,29 +104,31 @@ func (v *VM) StartCommand(ctx context.Context, c Command) (*Process, error) {
 	case err != nil:
 		return nil, v.unlessStopped(ctx, op, err)
 	}
-	return &Process{vm: v, ctx: ctx, process: process}, nil
+	return &process{vm: v, ctx: ctx, process: started}, nil
 }
 
-// Wait waits for the command's end. Its error is an *ExitError if the command was
-// not successful.
-func (p *Process) Wait() error {
+// Wait implements Process.
+func (p *process) Wait() error {
 	status, err := p.process.Wait()
 	switch {
 	case err != nil && p.ctx.Err() != nil:
 		return p.ctx.Err()
 	case err != nil:
-		return p.vm.unlessStopped(p.ctx, "run command", err)
+		return p.vm.unlessStopped(context.WithoutCancel(p.ctx), "run command", err)
 	case status != guestapi.ExitStatus{}:
 		return &ExitError{status}
 	}
 	return nil
 }
 
-// Signal sends a signal to the command.
-func (p *Process) Signal(sig os.Signal) error {
+// Signal implements Process.
+func (p *process) Signal(sig os.Signal) error {
 	number, ok := sig.(syscall.Signal)
 	if !ok {
 		return fmt.Errorf("signal command: %v is no signal of Linux", sig)
 	}
 	return p.process.Signal(number)
 }
+
+// Resize implements Process.
+func (p *process) Resize(columns, rows int) error { return p.process.Resize(columns, rows) }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 
 	"github.com/smolvm/smolvm/internal/forward"
 	"github.com/smolvm/smolvm/internal/guestapi"
@@ -22,8 +23,10 @@ type connection struct {
 	reason string             // why it is not what it could be
 	tap    *network.Interface // nil: the host cannot reach the guest by address
 	noTAP  error              // why tap is nil
-	device vmm.Network        // for the monitor
-	guest  *guestapi.Network  // for the guest; nil: it has no network
+	// adopted tells that the tap was made by a former owner.
+	adopted bool
+	device  vmm.Network       // for the monitor
+	guest   *guestapi.Network // for the guest; nil: it has no network
 }
 
 // errNoTAP is why there is no TAP where there could be one.
@@ -62,20 +65,75 @@ func (h *Host) attach(ctx context.Context, vm string, mode NetworkMode) (*connec
 	if err != nil {
 		return nil, err
 	}
+	c, err := connectTAP(tap, mode)
+	if err != nil {
+		return nil, errors.Join(err, tap.Close())
+	}
+	return c, nil
+}
+
+// connectTAP connects a VM to a TAP that exists.
+func connectTAP(tap *network.Interface, mode NetworkMode) (*connection, error) {
 	c := &connection{
 		mode: NetworkNone, tap: tap,
 		device: vmm.Network{Mode: vmm.NetworkTAP, TAP: tap.File(), MAC: tap.GuestMAC},
 		guest:  &guestapi.Network{Address: tap.GuestPrefix(), Gateway: tap.HostAddr},
 	}
-	if egress {
-		resolver, err := network.Nameservers()
+	if mode == NetworkNone {
+		return c, nil
+	}
+	resolver, err := network.Nameservers()
+	if err != nil {
+		return nil, err
+	}
+	c.mode = NetworkNAT
+	c.guest.Nameservers, c.guest.Search = resolver.Nameservers, resolver.Search
+	return c, nil
+}
+
+// reconnect makes the connection anew of a VM that lives on without its owner.
+func (h *Host) reconnect(ctx context.Context, rec store.Record) (*connection, error) {
+	mode, reason := NetworkMode(rec.Run.Network), rec.Run.NetworkReason
+	i := rec.Run.Interface
+	switch {
+	case i != nil:
+		tap, err := h.network.Adopt(ctx, i.Name, i.Index, network.Attachment{VM: rec.Name, Egress: mode != NetworkNone})
+		if err != nil {
+			return nil, err
+		}
+		c, err := connectTAP(tap, mode)
 		if err != nil {
 			return nil, errors.Join(err, tap.Close())
 		}
-		c.mode = NetworkNAT
-		c.guest.Nameservers, c.guest.Search = resolver.Nameservers, resolver.Search
+		c.adopted = true
+		return c, nil
+	case mode == NetworkUser:
+		return connectUser(reason, cmp.Or(h.network.Capable(), errNoTAP)), nil
 	}
-	return c, nil
+	return &connection{
+		mode: mode, reason: reason, noTAP: cmp.Or(h.network.Capable(), errNoTAP), device: vmm.Network{Mode: vmm.NetworkNone},
+	}, nil
+}
+
+// forgetOthers ends the forwards to the guest that are not among those given.
+func (c *connection) forgetOthers(ctx context.Context, known []forward.Pair) error {
+	if c.tap == nil {
+		return nil
+	}
+	return c.tap.ForgetForwards(ctx, func(m forward.Mapping) bool {
+		return !slices.Contains(known, forward.Pair{
+			Protocol: m.Protocol, HostPort: int(m.HostPort), GuestPort: int(m.Guest.Port()),
+		})
+	})
+}
+
+// info describes the connection.
+func (c *connection) info() NetworkInfo {
+	info := NetworkInfo{Mode: c.mode, Reason: c.reason}
+	if c.tap != nil {
+		info.Interface = c.tap.Name
+	}
+	return info
 }
 
 // address is the guest's, if the host can reach it.
@@ -96,7 +154,9 @@ func (c *connection) hostInterface() *store.Interface {
 
 // forwards returns the manager of the VM's forwards.
 func (h *Host) forwards(c *connection, vm string, log *slog.Logger, tunnel forward.Dialer) *forward.Manager {
-	cfg := forward.Config{VM: vm, Log: log, Tunnel: tunnel, Guest: c.address(), TableUnavailable: c.noTAP}
+	cfg := forward.Config{
+		VM: vm, Log: log, Tunnel: tunnel, Guest: c.address(), TableUnavailable: c.noTAP, Adopted: c.adopted,
+	}
 	if c.tap != nil {
 		cfg.Table, cfg.Firewall = h.network.Table(), h.network.Firewall()
 	}

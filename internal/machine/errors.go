@@ -9,10 +9,16 @@ import (
 var (
 	// ErrNotRunning is wrapped by errors about a verb that needs a running VM.
 	ErrNotRunning = errors.New("VM is not running")
+	// ErrRunning is wrapped by errors about a verb that a running VM cannot have.
+	ErrRunning = errors.New("VM is running")
 	// ErrDeleted is wrapped by errors about a VM that was deleted.
 	ErrDeleted = errors.New("VM was deleted")
 	// ErrTimeout is wrapped by errors about a wait that took too long.
 	ErrTimeout = errors.New("timed out")
+	// ErrImageInUse is wrapped by errors about an image that VMs are made on.
+	ErrImageInUse = errors.New("image is in use")
+	// ErrImageShared is wrapped by errors about an image that is not this data directory's.
+	ErrImageShared = errors.New("image belongs to another data directory")
 	// ErrInvalidOption is wrapped by errors about an option out of its range.
 	ErrInvalidOption = errors.New("invalid option")
 )

@@ -3,6 +3,7 @@ package machine
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"net/netip"
@@ -40,12 +41,21 @@ func (v *VM) Expose(ctx context.Context, reqs ...forward.Request) ([]forward.For
 	if err != nil {
 		return nil, v.unlessStopped(ctx, op, err)
 	}
-	return forwards, v.remember(func(known []store.Forward) []store.Forward {
+	var fresh []forward.Pair
+	err = v.remember(func(known []store.Forward) []store.Forward {
 		for i, f := range forwards {
-			known = remembered(known, f.Pair, reqs[i])
+			before := len(known)
+			if known = remembered(known, f.Pair, reqs[i]); len(known) > before {
+				fresh = append(fresh, f.Pair)
+			}
 		}
 		return known
 	})
+	if err != nil {
+		// What the next start would not know of is not to be exposed until then either.
+		return nil, errors.Join(err, r.forwards.Unexpose(context.WithoutCancel(ctx), fresh...))
+	}
+	return forwards, nil
 }
 
 // Unexpose ends forwards, those that there are.
@@ -62,14 +72,21 @@ func (v *VM) Unexpose(ctx context.Context, pairs ...forward.Pair) error {
 	}
 	v.ports.Lock()
 	defer v.ports.Unlock()
-	if err := r.forwards.Unexpose(ctx, pairs...); err != nil {
-		return v.unlessStopped(ctx, op, err)
-	}
-	return v.remember(func(known []store.Forward) []store.Forward {
+	var before []store.Forward
+	err = v.remember(func(known []store.Forward) []store.Forward {
+		before = slices.Clone(known)
 		return slices.DeleteFunc(known, func(k store.Forward) bool {
 			return slices.ContainsFunc(pairs, func(p forward.Pair) bool { return isOf(k, p) })
 		})
 	})
+	if err != nil {
+		return err
+	}
+	if err := r.forwards.Unexpose(ctx, pairs...); err != nil {
+		again := v.remember(func([]store.Forward) []store.Forward { return before })
+		return errors.Join(v.unlessStopped(ctx, op, err), again)
+	}
+	return nil
 }
 
 // unlessStopped replaces an error that came of the VM's end by one that says so.

@@ -21,6 +21,13 @@ type Options struct {
 	Log         *slog.Logger
 	Progress    func(image.Progress) // may be nil
 	Accelerator vmm.Accelerator      // empty: KVM if it works, else TCG
+	// Detached lets the VMs that are started outlive this process. Another owner can then
+	// take them over.
+	Detached bool
+	// Claimed is called when this process has become the owner of a VM, and the function that it
+	// returns before it is the owner no longer. It may be nil.
+	Claimed func(*VM) (released func(), err error)
+	Version string // of SmolVM, for people
 }
 
 // Host is this computer as the VMs of one data directory use it.
@@ -71,27 +78,45 @@ func NewHost(opts Options) (*Host, error) {
 // again.
 func (h *Host) Close() error { return h.network.Close() }
 
-// reap removes what crashed programs left: VMs that were theirs, with their disks, and
-// the network of VMs that are gone. Every verb begins with it. That it fails is no
-// reason for the verb to fail.
-func (h *Host) reap(ctx context.Context) {
-	crashed, err := h.store.Reap(ctx)
-	errs := []error{err}
-	for _, rec := range crashed {
-		h.opts.Log.Info("settled VM of a program that died", "vm", rec.Name, "removed", rec.Ephemeral)
-	}
-	if h.network.Capable() == nil {
-		for _, rec := range crashed {
-			// Its monitor was killed with its owner, but may not be gone yet.
-			if i := rec.Interface; i != nil {
-				errs = append(errs, h.network.Detach(ctx, i.Name, i.Index))
-			}
-		}
-		errs = append(errs, h.network.Reap(ctx))
-	}
-	if err := errors.Join(errs...); err != nil {
+// Reap removes what crashed programs left: VMs that were theirs, with their disks, and
+// the network of VMs that are gone. It returns the names of the VMs that live on without an
+// owner. Every verb begins with it. That it fails is no reason for the verb to fail.
+func (h *Host) Reap(ctx context.Context) (orphans []string) {
+	reaped, err := h.store.Reap(ctx, func(crashed []store.Record) error { return h.detach(ctx, crashed) })
+	if err != nil {
 		h.opts.Log.Warn("could not remove what a crash left", "error", err)
+		return reaped.Orphans
 	}
+	for _, rec := range reaped.Crashed {
+		h.opts.Log.Info("settled VM that ended without its owner", "vm", rec.Name, "removed", rec.Ephemeral)
+	}
+	return reaped.Orphans
+}
+
+// detach removes what VMs that ended left of their network.
+func (h *Host) detach(ctx context.Context, ended []store.Record) error {
+	if h.network.Capable() != nil {
+		return nil // they had none that this user could have made
+	}
+	var errs []error
+	for _, rec := range ended {
+		// Its monitor was killed with its owner, but may not be gone yet.
+		if rec.Run != nil && rec.Run.Interface != nil {
+			errs = append(errs, h.network.Detach(ctx, rec.Run.Interface.Name, rec.Run.Interface.Index))
+		}
+	}
+	return errors.Join(append(errs, h.network.Reap(ctx))...)
+}
+
+// Root is the path of the data directory.
+func (h *Host) Root() string { return h.store.Root() }
+
+// Writable tells why the data directory cannot be written, if that is so.
+func (h *Host) Writable() error { return h.store.Writable() }
+
+// Entry is what the data directory tells of a VM.
+func (h *Host) Entry(ctx context.Context, name string) (store.Entry, error) {
+	return h.store.Get(ctx, name)
 }
 
 // Image returns the image called name, which is made first if there is none.

@@ -6,56 +6,87 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/forward"
 	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
 // Info is what can be said of a VM.
 type Info struct {
-	Name      string
-	Status    Status
-	Image     string
-	Created   time.Time
-	MemoryMiB int
-	CPUs      int
-	DiskSize  int64 // bytes
-	Dir       string
-	Console   string // path of the guest's console log
-	OwnerPID  int    // 0 without a living owner
-	Keep      bool
+	Name      string    `json:"name"`
+	Status    Status    `json:"status,omitempty"`
+	Image     string    `json:"image,omitempty"`
+	ImageID   string    `json:"image_id,omitempty"`
+	Created   time.Time `json:"created,omitzero"`
+	Started   time.Time `json:"started,omitzero"` // when it was last started; zero: never
+	MemoryMiB int       `json:"memory_mib,omitempty"`
+	CPUs      int       `json:"cpus,omitempty"`
+	DiskSize  int64     `json:"disk_bytes,omitempty"` // what the guest sees
+	Env       []string  `json:"env,omitempty"`
+	Keep      bool      `json:"keep"` // it is not removed when it ends
+	Dir       string    `json:"dir"`
+	Console   string    `json:"console,omitempty"` // path of the guest's console log
 
-	// The following are known to the owner of a running VM only.
+	// Owner is the process that runs the VM, or holds it for another reason.
+	Owner OwnerInfo `json:"owner,omitzero"`
 
-	VMMPID            int
-	Accelerator       vmm.Accelerator
-	AcceleratorReason string
-	Network           NetworkMode
-	NetworkReason     string     // why it is not what it could be
-	IP                netip.Addr // invalid when the host cannot reach one
+	// The following are known of a running VM only.
 
-	// Err says why the VM's record cannot be read. Then only Name and Dir are set.
-	Err error
+	VMM     VMMInfo     `json:"vmm,omitzero"`
+	Network NetworkInfo `json:"network,omitzero"`
+	IP      netip.Addr  `json:"ip,omitzero"` // the guest's; invalid when the host cannot reach one
+	// Forwards is never nil in the Info of a VM whose record could be read.
+	Forwards []forward.Forward `json:"forwards"`
+	Usage    Usage             `json:"usage,omitzero"`
+
+	// Err says why the VM's record cannot be read, or why its owner does not answer. In
+	// the first case only Name and Dir are set, in the second what the record tells.
+	Err error `json:"-"`
+}
+
+// OwnerInfo describes the process that owns a VM.
+type OwnerInfo struct {
+	PID     int    `json:"pid"`
+	Version string `json:"version,omitempty"` // of SmolVM, as it calls itself
+}
+
+// VMMInfo describes the virtual machine monitor of a running VM.
+type VMMInfo struct {
+	PID         int             `json:"pid"`
+	Accelerator vmm.Accelerator `json:"accel"`
+	Reason      string          `json:"accel_reason,omitempty"` // why it is that one
+}
+
+// NetworkInfo describes how a running VM is connected.
+type NetworkInfo struct {
+	Mode      NetworkMode `json:"mode"`
+	Reason    string      `json:"reason,omitempty"`    // why it is not what it could be
+	Interface string      `json:"interface,omitempty"` // the host's end, if it is an interface
 }
 
 // Info says what is known of the VM now.
 func (v *VM) Info(ctx context.Context) (Info, error) {
 	v.mu.Lock()
-	claim, r, deleted := v.claim, v.run, v.deleted
+	claim, r, deleted, starting := v.claim, v.run, v.deleted, v.starting
 	v.mu.Unlock()
 	if deleted {
-		return Info{Name: v.name, Status: StatusDeleted}, nil
+		return Info{Name: v.Name(), Status: StatusDeleted, Forwards: []forward.Forward{}}, nil
 	}
 	if claim == nil {
-		entry, err := v.host.store.Get(ctx, v.name)
+		entry, err := v.host.store.Get(ctx, v.Name())
 		if err != nil {
-			return Info{Name: v.name}, err
+			return Info{Name: v.Name()}, err
 		}
 		return infoOf(entry), nil
 	}
 	info := infoOf(store.Entry{Record: claim.Record(), Dir: claim.Dir(), Owned: true})
+	info.Owner.Version = v.host.opts.Version
 	if r == nil {
-		// The VM may have ended a moment ago, before its record said so.
-		if info.Status == StatusRunning {
+		switch {
+		case starting:
+			info.Status = StatusStarting
+		case info.Status == StatusRunning:
+			// The VM ended a moment ago, before its record said so.
 			info.Status = StatusStopped
 		}
 		return info, nil
@@ -64,30 +95,32 @@ func (v *VM) Info(ctx context.Context) (Info, error) {
 	if r.paused.Load() {
 		info.Status = StatusPaused
 	}
-	info.VMMPID = r.machine.PID()
-	info.Accelerator, info.AcceleratorReason = r.accelerator, r.acceleratorReason
-	info.Network, info.NetworkReason = r.net.mode, r.net.reason
+	info.VMM = VMMInfo{PID: r.machine.PID(), Accelerator: r.accelerator, Reason: r.acceleratorReason}
+	info.Network = r.net.info()
 	info.IP = r.net.address()
+	info.Forwards = r.forwards.Forwards()
+	info.Usage = v.usage(r, claim.Dir())
 	return info, nil
 }
 
+// infoOf is what a VM's record tells.
 func infoOf(e store.Entry) Info {
 	if e.Err != nil {
 		return Info{Name: e.Name, Dir: e.Dir, Err: e.Err}
 	}
 	info := Info{
-		Name: e.Name, Status: StatusCreated, Image: e.Image, Created: e.Created, MemoryMiB: e.MemoryMiB, CPUs: e.CPUs,
-		DiskSize: e.DiskSize, Dir: e.Dir, Console: filepath.Join(e.Dir, vmm.ConsoleLog), Keep: !e.Ephemeral,
-		Network: NetworkMode(e.Network),
+		Name: e.Name, Status: StatusCreated, Image: e.Image, ImageID: e.ImageID, Created: e.Created, Started: e.Started,
+		MemoryMiB: e.MemoryMiB, CPUs: e.CPUs, DiskSize: e.DiskSize, Env: e.Env, Keep: !e.Ephemeral,
+		Dir: e.Dir, Console: filepath.Join(e.Dir, vmm.ConsoleLog), Network: NetworkInfo{Mode: NetworkMode(e.Network)}, Forwards: []forward.Forward{},
 	}
 	switch {
-	case e.Running && e.Owned:
+	case e.Run != nil && e.Owned || e.Orphaned():
 		info.Status = StatusRunning
-	case e.Running || e.Started:
+	case !e.Started.IsZero():
 		info.Status = StatusStopped
 	}
 	if e.Owned {
-		info.OwnerPID = e.OwnerPID
+		info.Owner.PID = e.OwnerPID
 	}
 	return info
 }

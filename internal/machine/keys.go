@@ -33,7 +33,7 @@ func newKey(comment string) (private, public []byte, err error) {
 // userKey returns the public key with which the user of the data directory logs
 // in to its guests. The pair is made on first use: dir/id_ed25519 and .pub.
 func userKey(dir string) ([]byte, error) {
-	private := filepath.Join(dir, "id_ed25519")
+	private := privateKey(dir)
 	if key, err := publicKey(private); !errors.Is(err, os.ErrNotExist) {
 		return key, err
 	}
@@ -52,6 +52,9 @@ func userKey(dir string) ([]byte, error) {
 	}
 	return public, nil
 }
+
+// privateKey is the path of that key.
+func privateKey(dir string) string { return filepath.Join(dir, "id_ed25519") }
 
 // publicKey reads the private key at path and returns its public half.
 func publicKey(path string) ([]byte, error) {

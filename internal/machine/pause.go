@@ -44,5 +44,5 @@ func (v *VM) setPaused(ctx context.Context, paused bool) error {
 	}
 	r.channel.KeepAlive(guestlink.PingEvery, guestlink.PingTimeout)
 	r.forwards.SetGuest(nil)
-	return nil
+	return v.tellIdentity(ctx, r) // its environment may have been changed meanwhile
 }

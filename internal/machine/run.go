@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"sync/atomic"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/forward"
 	"github.com/smolvm/smolvm/internal/guestlink"
+	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
@@ -20,6 +23,7 @@ type run struct {
 	accelerator       vmm.Accelerator
 	acceleratorReason string
 	net               *connection
+	identity          *identity
 	channel           *guestlink.Channel
 	forwards          *forward.Manager
 	listeners         *listeners
@@ -27,6 +31,17 @@ type run struct {
 	wanted atomic.Bool   // its end is wanted
 	paused atomic.Bool   // changed under VM.life
 	ended  chan struct{} // closed once all of it is released
+}
+
+func newRun(log *slog.Logger) *run { return &run{log: log, ended: make(chan struct{})} }
+
+// record is what a new owner has to know of the run, as far as it has come.
+func (r *run) record(detached bool) *store.Run {
+	rec := &store.Run{Detached: detached, Accelerator: string(r.accelerator), AcceleratorReason: r.acceleratorReason}
+	if r.net != nil {
+		rec.Network, rec.NetworkReason, rec.Interface = string(r.net.mode), r.net.reason, r.net.hostInterface()
+	}
+	return rec
 }
 
 // release gives back all that the run held. The machine has ended or is killed.
@@ -87,6 +102,22 @@ func (v *VM) Stop(ctx context.Context) error {
 	return v.disown()
 }
 
+// Wait waits until the VM does not run in this process.
+func (v *VM) Wait(ctx context.Context) error {
+	v.mu.Lock()
+	r := v.run
+	v.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	select {
+	case <-r.ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // stop ends a run in order and waits until it is released.
 func (v *VM) stop(ctx context.Context, r *run) error {
 	r.wanted.Store(true)
@@ -95,6 +126,18 @@ func (v *VM) stop(ctx context.Context, r *run) error {
 	err = errors.Join(err, r.machine.Stop(ctx, r.channel.PowerOff))
 	<-r.ended
 	return err
+}
+
+// Kill ends the VM at once, as when its plug is pulled. The VM stays, with its disk as it is then.
+// It does not wait for a Stop that is under way, but ends it.
+func (v *VM) Kill(context.Context) error {
+	v.mu.Lock()
+	r := v.run
+	v.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	return v.kill(r)
 }
 
 // kill ends a run at once and waits until it is released.
@@ -109,13 +152,49 @@ func (v *VM) kill(r *run) error {
 // caller holds v.life.
 func (v *VM) disown() error {
 	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.made || v.claim == nil {
+	made, claim := v.made, v.claim
+	v.mu.Unlock()
+	if made || claim == nil {
 		return nil
 	}
-	claim := v.claim
-	v.claim = nil
-	return claim.Release()
+	return v.giveUp(claim.Release)
+}
+
+// HandOver makes this process the VM's owner, if it is not already, and gives the ownership
+// to a child of it, which give starts with the file that it is to Inherit. The child has it
+// alone from then on.
+func (v *VM) HandOver(ctx context.Context, give func(lock *os.File) error) error {
+	v.life.Lock()
+	defer v.life.Unlock()
+	claim, err := v.own(ctx)
+	if err != nil {
+		return err
+	}
+	// The next owner may serve the VM at once: what was served here must be gone by then.
+	v.unclaimed()
+	if err := give(claim.Lock()); err != nil {
+		err = errors.Join(err, v.disown())
+		if v.Owned() {
+			err = errors.Join(err, v.claimed())
+		}
+		return err
+	}
+	v.made = false
+	return v.giveUp(claim.Release)
+}
+
+// Inherit makes this process the owner of the VM of that name, by the file that its
+// parent's HandOver gave it.
+func (h *Host) Inherit(ctx context.Context, name string, lock *os.File) (*VM, error) {
+	claim, err := h.store.Inherit(ctx, name, lock)
+	if err != nil {
+		return nil, err
+	}
+	v := &VM{host: h, name: name, claim: claim}
+	if err := v.claimed(); err != nil {
+		return nil, errors.Join(err, claim.Release())
+	}
+	return v, nil
 }
 
 // Delete ends the VM at once and removes it with its disk.
@@ -127,9 +206,12 @@ func (v *VM) Delete(ctx context.Context) error {
 
 func (v *VM) delete(ctx context.Context) error {
 	claim, err := v.own(ctx)
-	if errors.Is(err, ErrDeleted) {
+	switch {
+	case errors.Is(err, ErrDeleted):
 		return nil
-	} else if err != nil {
+	case errors.Is(err, store.ErrDamaged):
+		return v.discard(ctx)
+	case err != nil:
 		return fmt.Errorf("cannot delete VM: %w", err)
 	}
 	v.mu.Lock()
@@ -140,12 +222,29 @@ func (v *VM) delete(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := claim.Remove(ctx); err != nil {
+	if err := v.giveUp(func() error { return claim.Remove(ctx) }); err != nil {
 		return err
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.claim, v.deleted = nil, true
+	v.deleted = true
+	return nil
+}
+
+// discard deletes a VM whose record cannot be read. Its network, of which nothing is known, is
+// gone with its monitor.
+func (v *VM) discard(ctx context.Context) error {
+	name := v.Name()
+	err := v.host.driver.KillOrphan(ctx, vmm.Adoption{Dir: v.Dir(), Lock: v.host.store.RunLockPath(name)})
+	if err == nil || errors.Is(err, fs.ErrNotExist) { // no lock: it never ran
+		err = v.host.store.Discard(ctx, name)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot delete VM: %w", err)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.deleted = true
 	return nil
 }
 
@@ -165,7 +264,7 @@ func (v *VM) close(ctx context.Context) error {
 	switch {
 	case claim == nil:
 		return nil
-	case v.made && claim.Record().Ephemeral:
+	case claim.Record().Ephemeral:
 		return v.delete(ctx)
 	}
 	var err error
@@ -190,7 +289,7 @@ func (v *VM) watch(r *run) {
 	v.mu.Lock()
 	claim := v.claim
 	v.mu.Unlock()
-	if err := claim.Update(markStopped); err != nil {
+	if err := claim.Update(func(rec *store.Record) { rec.Run = nil }); err != nil {
 		r.log.Warn("could not note that the VM ended", "error", err)
 	}
 	v.mu.Lock()

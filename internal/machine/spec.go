@@ -2,7 +2,6 @@ package machine
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/smolvm/smolvm/internal/store"
 )
@@ -82,11 +81,5 @@ func (s Spec) complete() (Spec, error) {
 	if s.DiskSize < 0 || s.DiskSize > maxDiskSize {
 		return s, fmt.Errorf("%w: disk size must be at most %d TiB", ErrInvalidOption, maxDiskSize>>40)
 	}
-	for _, entry := range s.Env {
-		name, _, ok := strings.Cut(entry, "=")
-		if !ok || name == "" || strings.ContainsRune(entry, 0) {
-			return s, fmt.Errorf("%w: environment entry %q is not NAME=value", ErrInvalidOption, entry)
-		}
-	}
-	return s, nil
+	return s, checkEnv(s.Env)
 }

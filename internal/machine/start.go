@@ -2,10 +2,10 @@ package machine
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/guestapi"
@@ -20,7 +20,8 @@ import (
 // two seconds under emulation on an idle host, many times that on a busy one.
 const bootTimeout = 2 * time.Minute
 
-// Start boots the VM and returns once the guest takes commands.
+// Start boots the VM and returns once the guest takes commands. A VM that lives on without
+// its owner is taken over.
 func (v *VM) Start(ctx context.Context) error {
 	v.life.Lock()
 	defer v.life.Unlock()
@@ -34,24 +35,47 @@ func (v *VM) Start(ctx context.Context) error {
 	if r != nil && r.alive() {
 		return nil
 	}
+	if claim.Record().Run != nil {
+		err := v.adopt(ctx, claim)
+		switch {
+		case err == nil:
+			return nil
+		case claim.Record().Run != nil:
+			return errors.Join(fmt.Errorf("cannot start VM: %w", err), v.disown())
+		case !errors.Is(err, vmm.ErrGone):
+			v.host.opts.Log.Warn("could not take over VM, which starts anew", "vm", v.Name(), "error", err)
+		}
+	}
+	v.setStarting(true)
+	defer v.setStarting(false)
 	r, err = v.boot(ctx, claim)
 	if err != nil {
-		return errors.Join(fmt.Errorf("cannot start VM: %w", timedOut(err)), claim.Update(markStopped), v.disown())
+		err = fmt.Errorf("cannot start VM: %w", timedOut(err))
+		return errors.Join(err, claim.Update(func(rec *store.Record) { rec.Run = nil }), v.disown())
 	}
-	v.mu.Lock()
-	v.run = r
-	v.mu.Unlock()
-	go v.watch(r)
+	v.begin(r)
 	v.exposeAgain(ctx, r, claim)
 	return nil
 }
 
-func markStopped(r *store.Record) { r.Running, r.Interface = false, nil }
+func (v *VM) setStarting(starting bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.starting = starting
+}
+
+// begin makes a run the VM's.
+func (v *VM) begin(r *run) {
+	v.mu.Lock()
+	v.run = r
+	v.mu.Unlock()
+	go v.watch(r)
+}
 
 // boot makes a run. If it fails, nothing is left of it.
 func (v *VM) boot(ctx context.Context, claim *store.Claim) (_ *run, err error) {
 	h, rec := v.host, claim.Record()
-	r := &run{log: h.opts.Log.With("vm", v.name), ended: make(chan struct{})}
+	r := newRun(h.opts.Log.With("vm", rec.Name))
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.release())
@@ -69,61 +93,78 @@ func (v *VM) boot(ctx context.Context, claim *store.Claim) (_ *run, err error) {
 		return nil, err
 	}
 	if r.accelerator == vmm.TCG && h.opts.Accelerator == "" {
-		r.log.Warn("guest code is emulated, which is slow and no security boundary", "reason", r.acceleratorReason)
+		h.warnOfEmulation(r.log, r.acceleratorReason)
 	}
-	net, err := h.connect(ctx, v.name, NetworkMode(rec.Network), r.log)
-	if err != nil {
+	// From here on a crash of this program leaves something to be reaped, or to be adopted.
+	begun := time.Now().UTC()
+	if err = claim.Update(func(rec *store.Record) { rec.Started, rec.Run = begun, r.record(h.opts.Detached) }); err != nil {
 		return nil, err
 	}
-	r.net = net
-	// From here on a crash of this program leaves something to be reaped.
-	if err = claim.Update(func(r *store.Record) { r.Running, r.Started, r.Interface = true, true, net.hostInterface() }); err != nil {
+	if r.net, err = h.connect(ctx, rec.Name, NetworkMode(rec.Network), r.log); err != nil {
 		return nil, err
 	}
-	key, err := userKey(h.store.Keys())
+	if err = claim.Update(func(rec *store.Record) { rec.Run = r.record(h.opts.Detached) }); err != nil {
+		return nil, err
+	}
+	if r.identity, err = h.identity(claim.Record(), img, r.net.guest); err != nil {
+		return nil, err
+	}
+	lock, err := claim.RunLock(ctx)
 	if err != nil {
 		return nil, err
 	}
 	r.machine, err = h.driver.Start(ctx, vmm.Config{
 		Dir: claim.Dir(), Kernel: img.Kernel, Initrd: initrd, Disk: filepath.Join(claim.Dir(), diskFile),
-		MemoryMiB: rec.MemoryMiB, CPUs: rec.CPUs, Accelerator: r.accelerator, Network: net.device,
+		MemoryMiB: rec.MemoryMiB, CPUs: rec.CPUs, Accelerator: r.accelerator, Network: r.net.device,
+		Lock: lock, Detached: h.opts.Detached,
 	})
-	if err != nil {
+	if err = errors.Join(err, lock.Close()); err != nil {
 		return nil, err
 	}
-	identity := guestapi.Identity{
-		Hostname: v.name, Network: net.guest, HostKey: rec.HostKey, AuthorizedKeys: key,
-		Env: append(img.Env[:len(img.Env):len(img.Env)], rec.Env...), GrowRoot: rec.DiskSize > img.RootFSSize,
-	}
-	if r.channel, err = meet(ctx, r, identity); err != nil {
+	if r.channel, err = meet(ctx, r); err != nil {
 		return nil, err
 	}
-	r.forwards = h.forwards(net, v.name, h.opts.Log, tunnel{r.channel})
-	r.listeners = followGuest(r.channel, r.forwards)
-	// Begun early, so that the first expose need not wait for it. The manager keeps
-	// the result and says it when it matters.
-	go func() { _ = r.forwards.Prove(context.WithoutCancel(ctx)) }()
+	r.serve(h, rec.Name)
 	return r, nil
 }
 
-// meet waits for the guest and gives it its identity, and again should the channel be
-// lost. It gives up when the machine ends.
-func meet(ctx context.Context, r *run, identity guestapi.Identity) (*guestlink.Channel, error) {
+// serve sets up what needs the guest's channel.
+func (r *run) serve(h *Host, vm string) {
+	r.forwards = h.forwards(r.net, vm, h.opts.Log, tunnel{r.channel})
+	r.listeners = followGuest(r.channel, r.forwards)
+	// Begun early, so that the first expose need not wait for it. The manager keeps
+	// the result and says it when it matters.
+	go func() { _ = r.forwards.Prove(context.Background()) }()
+}
+
+// identity is what makes a VM's guest differ from others.
+func (h *Host) identity(rec store.Record, img *image.Image, net *guestapi.Network) (*identity, error) {
+	key, err := userKey(h.store.Keys())
+	if err != nil {
+		return nil, err
+	}
+	return &identity{
+		imageEnv: img.Env,
+		id: guestapi.Identity{
+			Hostname: rec.Name, Network: net, HostKey: rec.HostKey, AuthorizedKeys: key,
+			Env: slices.Concat(img.Env, rec.Env), GrowRoot: rec.DiskSize > img.RootFSSize,
+		},
+	}, nil
+}
+
+// channelConfig says how the guest of a run is reached.
+func (r *run) channelConfig() guestlink.ChannelConfig {
+	return guestlink.ChannelConfig{
+		Dial: r.machine.Channel, Prepare: r.identity.give, Ended: r.machine.Done(),
+		Emulated: r.accelerator == vmm.TCG, Log: r.log,
+	}
+}
+
+// meet waits for the guest and gives it its identity. It gives up when the machine ends.
+func meet(ctx context.Context, r *run) (*guestlink.Channel, error) {
 	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
 	defer cancel()
-	channel, err := guestlink.Open(ctx, guestlink.ChannelConfig{
-		Dial: r.machine.Channel,
-		Prepare: func(ctx context.Context, link *guestlink.Link) error {
-			id := identity
-			id.Time = time.Now()
-			id.Entropy = make([]byte, 64)
-			rand.Read(id.Entropy) // never fails
-			return link.Configure(ctx, id)
-		},
-		Ended:    r.machine.Done(),
-		Emulated: r.accelerator == vmm.TCG,
-		Log:      r.log,
-	})
+	channel, err := guestlink.Open(ctx, r.channelConfig())
 	if err == nil {
 		return channel, nil
 	}
@@ -134,14 +175,6 @@ func meet(ctx context.Context, r *run, identity guestapi.Identity) (*guestlink.C
 	default:
 		return nil, fmt.Errorf("wait for guest: %w", err)
 	}
-}
-
-// accelerator chooses how guest code is executed, and says why.
-func (h *Host) accelerator(ctx context.Context, kernel, initrd string) (vmm.Accelerator, string, error) {
-	if h.opts.Accelerator != "" {
-		return h.opts.Accelerator, "asked for", nil
-	}
-	return h.driver.Accelerator(ctx, kernel, initrd)
 }
 
 // initrd returns the path of the initial filesystem that boots the image with our

@@ -16,17 +16,18 @@ type Status string
 
 // The states of a VM.
 const (
-	StatusCreated Status = "created" // never started
-	StatusRunning Status = "running"
-	StatusPaused  Status = "paused"
-	StatusStopped Status = "stopped"
-	StatusDeleted Status = "deleted"
+	StatusCreated  Status = "created"  // never started
+	StatusStarting Status = "starting" // its owner boots it
+	StatusRunning  Status = "running"
+	StatusPaused   Status = "paused"
+	StatusStopped  Status = "stopped"
+	StatusDeleted  Status = "deleted"
 )
 
-// VM is a virtual machine. Its methods may be called concurrently.
+// VM is a virtual machine as this process has it. Its methods may be called concurrently.
+// What needs a VM that runs works in the process that owns it only.
 type VM struct {
 	host *Host
-	name string
 	made bool // by this handle: Close deletes it, unless it is to be kept
 
 	// life is held by the verbs that change the VM's state, one at a time.
@@ -34,10 +35,13 @@ type VM struct {
 	// ports is held while forwards change and that is noted, one change at a time.
 	ports sync.Mutex
 
-	mu      sync.Mutex
-	claim   *store.Claim // nil while this process does not own the VM
-	run     *run         // nil unless the VM runs in this process
-	deleted bool
+	mu       sync.Mutex
+	name     string
+	claim    *store.Claim // nil while this process does not own the VM
+	released func()       // to be called before the claim ends
+	run      *run         // nil unless the VM runs in this process
+	starting bool
+	deleted  bool
 }
 
 // Create makes a VM: its record and its disk. The caller owns it.
@@ -47,11 +51,12 @@ func (h *Host) Create(ctx context.Context, spec Spec) (*VM, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.reap(ctx)
-	img, err := h.Image(ctx, spec.Image)
+	// Nobody removes the image before the record says that it is in use.
+	img, release, err := h.images.Acquire(ctx, spec.Image, h.opts.Progress)
 	if err != nil {
 		return nil, err
 	}
+	defer release()
 	if spec.DiskSize == 0 {
 		spec.DiskSize = img.RootFSSize
 	}
@@ -78,23 +83,26 @@ func (h *Host) Create(ctx context.Context, spec Spec) (*VM, error) {
 	if err := createOverlay(ctx, filepath.Join(claim.Dir(), diskFile), img.RootFS, spec.DiskSize); err != nil {
 		return nil, errors.Join(err, claim.Remove(context.WithoutCancel(ctx)))
 	}
-	return &VM{host: h, name: rec.Name, made: true, claim: claim}, nil
+	v := &VM{host: h, name: rec.Name, made: true, claim: claim}
+	if err := v.claimed(); err != nil {
+		return nil, errors.Join(err, claim.Remove(context.WithoutCancel(ctx)))
+	}
+	return v, nil
 }
 
 // Open returns a handle of a VM that exists. It does not own the VM until it
 // starts it.
 func (h *Host) Open(ctx context.Context, name string) (*VM, error) {
-	h.reap(ctx)
-	if _, err := h.store.Get(ctx, name); err != nil {
+	// One that is damaged can be deleted still.
+	if _, err := h.store.Get(ctx, name); err != nil && !errors.Is(err, store.ErrDamaged) {
 		return nil, err
 	}
 	return &VM{host: h, name: name}, nil
 }
 
-// List returns the VMs of the data directory by name. An Info whose Err is set
-// belongs to a VM whose record cannot be read.
+// List returns the VMs of the data directory by name, as their records tell. An Info whose
+// Err is set belongs to a VM whose record cannot be read.
 func (h *Host) List(ctx context.Context) ([]Info, error) {
-	h.reap(ctx)
 	entries, err := h.store.List(ctx)
 	infos := make([]Info, len(entries))
 	for i, e := range entries {
@@ -103,13 +111,24 @@ func (h *Host) List(ctx context.Context) ([]Info, error) {
 	return infos, err
 }
 
-// Name is the VM's name.
-func (v *VM) Name() string { return v.name }
+// Dir is the directory that a VM of that name has.
+func (h *Host) Dir(name string) string { return h.store.Dir(name) }
 
-// Status tells where in its life the VM is now.
-func (v *VM) Status(ctx context.Context) (Status, error) {
-	info, err := v.Info(ctx)
-	return info.Status, err
+// Name is the VM's name.
+func (v *VM) Name() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.name
+}
+
+// Dir is the VM's directory.
+func (v *VM) Dir() string { return v.host.store.Dir(v.Name()) }
+
+// Owned tells whether this process is the VM's owner.
+func (v *VM) Owned() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.claim != nil
 }
 
 // running returns the VM's run, or why there is none for op.
@@ -128,7 +147,7 @@ func (v *VM) running(ctx context.Context, op string) (*run, error) {
 	case err != nil:
 		return nil, fmt.Errorf("cannot %s: %w", op, err)
 	case info.Status == StatusRunning:
-		return nil, fmt.Errorf("cannot %s: %w: %q is run by process %d", op, store.ErrInUse, v.name, info.OwnerPID)
+		return nil, fmt.Errorf("cannot %s: %w: %q is run by process %d", op, store.ErrInUse, info.Name, info.Owner.PID)
 	}
 	return nil, &NotRunningError{Op: op, Status: info.Status}
 }
@@ -137,17 +156,62 @@ func (v *VM) running(ctx context.Context, op string) (*run, error) {
 // v.life.
 func (v *VM) own(ctx context.Context) (*store.Claim, error) {
 	v.mu.Lock()
-	defer v.mu.Unlock()
+	name, claim, deleted := v.name, v.claim, v.deleted
+	v.mu.Unlock()
 	switch {
-	case v.deleted:
+	case deleted:
 		return nil, ErrDeleted
-	case v.claim != nil:
-		return v.claim, nil
+	case claim != nil:
+		return claim, nil
 	}
-	claim, err := v.host.store.Claim(ctx, v.name)
+	claim, err := v.host.store.Claim(ctx, name)
 	if err != nil {
 		return nil, err
 	}
+	v.mu.Lock()
 	v.claim = claim
+	v.mu.Unlock()
+	if err := v.claimed(); err != nil {
+		return nil, errors.Join(err, v.giveUp(claim.Release))
+	}
 	return claim, nil
+}
+
+// claimed tells who wants to know that this process is the VM's owner now.
+func (v *VM) claimed() error {
+	if v.host.opts.Claimed == nil {
+		return nil
+	}
+	released, err := v.host.opts.Claimed(v)
+	if err != nil {
+		return fmt.Errorf("become owner of VM: %w", err)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.released = released
+	return nil
+}
+
+// unclaimed tells those whom claimed told that this process is no owner any more.
+func (v *VM) unclaimed() {
+	v.mu.Lock()
+	released := v.released
+	v.released = nil
+	v.mu.Unlock()
+	if released != nil {
+		released()
+	}
+}
+
+// giveUp ends the ownership by end. The caller holds v.life. If end fails, this process is
+// the owner still, though those who were told of the end believe otherwise.
+func (v *VM) giveUp(end func() error) error {
+	v.unclaimed()
+	if err := end(); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.claim = nil
+	return nil
 }

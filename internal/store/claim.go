@@ -3,10 +3,12 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 
-	"github.com/gofrs/flock"
+	"golang.org/x/sys/unix"
 )
 
 // Claim is the ownership of a VM. It ends with Release, Remove or the process.
@@ -16,7 +18,7 @@ type Claim struct {
 	dir   string
 
 	mu   sync.Mutex
-	lock *flock.Flock // nil once given up
+	lock *os.File // nil once given up
 	rec  Record
 }
 
@@ -24,13 +26,25 @@ type Claim struct {
 var errNotClaimed = errors.New("VM is no longer claimed")
 
 // Dir is the VM's directory.
-func (c *Claim) Dir() string { return c.dir }
+func (c *Claim) Dir() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.dir
+}
 
 // Record returns the VM's record as it was last written.
 func (c *Claim) Record() Record {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.rec
+}
+
+// Lock is the file that is the ownership. Whoever inherits it shares the ownership, and
+// has it alone after Release: see Store.Inherit. It is nil once it is given up.
+func (c *Claim) Lock() *os.File {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lock
 }
 
 // Update changes the record, on disk first.
@@ -47,6 +61,61 @@ func (c *Claim) Update(change func(*Record)) error {
 	}
 	c.rec = rec
 	return nil
+}
+
+// RunLockPath is the path of the file of RunLock.
+func (c *Claim) RunLockPath() string { return filepath.Join(c.Dir(), runLockFile) }
+
+// RunLock locks a file that the VM's monitor is to inherit: as long as that keeps it open,
+// everybody sees that the VM lives. The caller closes its own. It fails with ErrInUse
+// while a monitor lives.
+func (c *Claim) RunLock(ctx context.Context) (file *os.File, err error) {
+	path := c.RunLockPath()
+	// Within a transition nobody else tries the lock to see who lives.
+	err = c.store.transition(ctx, func() (err error) {
+		file, err = tryLock(path)
+		return err
+	})
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = fmt.Errorf("%w: its monitor lives", ErrInUse)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock VM's run: %w", err)
+	}
+	return file, nil
+}
+
+// Alive tells whether the VM's monitor lives.
+func (c *Claim) Alive(ctx context.Context) (alive bool, err error) {
+	dir := c.Dir()
+	err = c.store.transition(ctx, func() error {
+		alive = isHeld(dir, runLockFile)
+		return nil
+	})
+	return alive, err
+}
+
+// Rename gives the VM another name. It fails with ErrExists if that is taken.
+func (c *Claim) Rename(ctx context.Context, name string) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lock == nil {
+		return errNotClaimed
+	}
+	return c.store.transition(ctx, func() error {
+		to := filepath.Join(filepath.Dir(c.dir), name)
+		if _, err := os.Lstat(to); err == nil {
+			return fmt.Errorf("%w: %q", ErrExists, name)
+		}
+		if err := os.Rename(c.dir, to); err != nil {
+			return fmt.Errorf("rename VM: %w", err)
+		}
+		c.dir, c.rec.Name = to, name
+		return writeRecord(c.dir, c.rec)
+	})
 }
 
 // Release gives the VM up and leaves it as it is. It is idempotent.

@@ -22,7 +22,7 @@ type Forward struct {
 }
 
 // Forwards returns what UpdateForwards wrote last.
-func (c *Claim) Forwards() ([]Forward, error) { return readForwards(c.dir) }
+func (c *Claim) Forwards() ([]Forward, error) { return readForwards(c.Dir()) }
 
 // UpdateForwards changes what the next start exposes. The file is replaced at once, but
 // is not forced to disk, for that would take longer than all else that exposing

@@ -10,9 +10,9 @@ import (
 	"github.com/google/renameio/v2"
 )
 
-// recordVersion is the version of the record's format that this program
-// writes. It reads no later one.
-const recordVersion = 1
+// recordVersion is the version of the record's format that this program writes. It reads
+// earlier ones too, see migration.go, and no later one.
+const recordVersion = 2
 
 const recordFile = "record.json"
 
@@ -29,20 +29,29 @@ type Record struct {
 	DiskSize  int64     `json:"disk_bytes"`
 	Env       []string  `json:"env,omitempty"`
 	Network   string    `json:"network"`
-	// Ephemeral VMs belong to the program that made them: when it is gone, so
-	// are they.
+	// Ephemeral VMs are removed when they end, or when the program that made them does.
 	Ephemeral bool `json:"ephemeral"`
 	// HostKey is the PEM private key of the guest's SSH server.
 	HostKey []byte `json:"host_key"`
-	// Started is set by the first start, even if it fails.
-	Started bool `json:"started"`
-	// Running is set while the owner runs the VM, or is about to. Without a living
-	// owner it means that the VM crashed with it.
-	Running bool `json:"running"`
-	// Interface is the VM's interface on the host while it runs, if it has one.
-	Interface *Interface `json:"interface,omitempty"`
+	// Started is when the VM was last started, even if that failed; zero: never.
+	Started time.Time `json:"started,omitzero"`
+	// Run is set while the owner runs the VM, or is about to. Without a living owner it
+	// means that the VM runs without one, or crashed with it.
+	Run *Run `json:"run,omitempty"`
 	// OwnerPID is the process that holds, or held last, the VM's lock.
 	OwnerPID int `json:"owner_pid"`
+}
+
+// Run is what a new owner has to know of a VM that runs.
+type Run struct {
+	// Detached VMs outlive their owner.
+	Detached          bool   `json:"detached,omitempty"`
+	Accelerator       string `json:"accel"`
+	AcceleratorReason string `json:"accel_reason,omitempty"`
+	Network           string `json:"network"` // what Record.Network came to
+	NetworkReason     string `json:"network_reason,omitempty"`
+	// Interface is the VM's interface on the host, if it has one.
+	Interface *Interface `json:"interface,omitempty"`
 }
 
 // Interface is a network interface of the host.
@@ -60,23 +69,34 @@ func readRecord(dir string) (Record, error) {
 	}
 	rec, err := parseRecord(data)
 	if err != nil {
-		return Record{}, fmt.Errorf("parse VM record %s: %w", path, err)
+		return Record{}, fmt.Errorf("%w: %s: %w", ErrDamaged, path, err)
 	}
+	// A rename is the directory's; the record follows with its next change.
+	rec.Name = filepath.Base(dir)
 	return rec, nil
 }
 
 func parseRecord(data []byte) (Record, error) {
+	var format struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(data, &format); err != nil {
+		return Record{}, err
+	}
 	var rec Record
-	if err := json.Unmarshal(data, &rec); err != nil {
+	var err error
+	switch version := format.Version; version {
+	case recordVersion:
+		err = json.Unmarshal(data, &rec)
+	case 1:
+		rec, err = migrateFrom1(data)
+	default:
+		err = fmt.Errorf("version %d is not known to this program, which reads up to %d", version, recordVersion)
+	}
+	if err != nil {
 		return Record{}, err
 	}
-	if rec.Version < 1 || rec.Version > recordVersion {
-		return Record{}, fmt.Errorf("version %d is not known to this program, which reads up to %d", rec.Version, recordVersion)
-	}
-	if err := CheckName(rec.Name); err != nil {
-		return Record{}, err
-	}
-	return rec, nil
+	return rec, CheckName(rec.Name)
 }
 
 // writeRecord replaces the record of the VM in dir. After a crash the file

@@ -5,15 +5,16 @@ package store
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/gofrs/flock"
+	"golang.org/x/sys/unix"
 )
 
 var (
@@ -21,6 +22,8 @@ var (
 	ErrNotFound = errors.New("VM not found")
 	// ErrExists is wrapped by errors about a VM name that is taken.
 	ErrExists = errors.New("VM already exists")
+	// ErrDamaged is wrapped by errors about a VM whose record cannot be read.
+	ErrDamaged = errors.New("VM record is damaged")
 	// ErrInUse is wrapped by errors about a VM that another process owns.
 	ErrInUse = errors.New("VM is in use by another process")
 )
@@ -50,11 +53,11 @@ func Open(root string) (*Store, error) {
 	s := &Store{root: root}
 	// Images are for every user of the host to read; VMs are their owner's alone.
 	if err := os.MkdirAll(s.root, 0o755); err != nil {
-		return nil, fmt.Errorf("make data directory: %w", err)
+		return nil, s.notWritable(err)
 	}
 	for _, dir := range []string{s.vms(), s.Cache(), s.Keys()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, fmt.Errorf("make data directory: %w", err)
+			return nil, s.notWritable(err)
 		}
 	}
 	return s, nil
@@ -99,6 +102,9 @@ func (s *Store) Cache() string { return filepath.Join(s.root, "cache") }
 // Keys is the path of the directory for the user's SSH key.
 func (s *Store) Keys() string { return filepath.Join(s.root, "ssh") }
 
+// Dir is the path of the directory of the VM of that name.
+func (s *Store) Dir(name string) string { return filepath.Join(s.vms(), name) }
+
 func (s *Store) vms() string { return filepath.Join(s.root, "vms") }
 
 // Create makes the VM's directory with its record and claims it. It fails with
@@ -109,7 +115,7 @@ func (s *Store) Create(ctx context.Context, rec Record) (*Claim, error) {
 	}
 	var claim *Claim
 	err := s.transition(ctx, func() error {
-		final := filepath.Join(s.vms(), rec.Name)
+		final := s.Dir(rec.Name)
 		if _, err := os.Lstat(final); err == nil {
 			return fmt.Errorf("%w: %q", ErrExists, rec.Name)
 		}
@@ -138,7 +144,37 @@ func (s *Store) Claim(ctx context.Context, name string) (*Claim, error) {
 	}
 	var claim *Claim
 	err := s.transition(ctx, func() (err error) {
-		claim, err = s.claim(filepath.Join(s.vms(), name))
+		claim, err = s.claim(s.Dir(name))
+		return err
+	})
+	return claim, err
+}
+
+// Inherit makes the caller the VM's owner in place of the process that made it start, by
+// Claim.Lock of which it got lock. It takes the file over if it succeeds.
+func (s *Store) Inherit(ctx context.Context, name string, lock *os.File) (*Claim, error) {
+	if err := CheckName(name); err != nil {
+		return nil, err
+	}
+	var claim *Claim
+	err := s.transition(ctx, func() error {
+		dir := s.Dir(name)
+		rec, err := readRecord(dir)
+		if err != nil {
+			return err
+		}
+		given, err := lock.Stat()
+		if err != nil {
+			return fmt.Errorf("inherit VM: %w", err)
+		}
+		if own, err := os.Lstat(filepath.Join(dir, lockFile)); err != nil || !os.SameFile(own, given) {
+			return fmt.Errorf("inherit VM: the file is not the lock of %q", name)
+		}
+		// It is held already, or else free.
+		if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			return fmt.Errorf("inherit VM: %w", err)
+		}
+		claim, err = s.newClaim(dir, lock, rec)
 		return err
 	})
 	return claim, err
@@ -153,117 +189,58 @@ func (s *Store) claim(dir string) (*Claim, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	lock := vmLock(dir)
-	if held, err := lock.TryLock(); err != nil {
-		return nil, fmt.Errorf("lock VM %q: %w", name, err)
-	} else if !held {
+	lock, err := tryLock(filepath.Join(dir, lockFile))
+	if errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, fmt.Errorf("%w: %q belongs to process %d", ErrInUse, name, rec.OwnerPID)
+	} else if err != nil {
+		return nil, fmt.Errorf("lock VM %q: %w", name, err)
 	}
-	c := &Claim{store: s, dir: dir, lock: lock, rec: rec}
-	if rec.OwnerPID != os.Getpid() {
-		if err := c.Update(func(r *Record) { r.OwnerPID = os.Getpid() }); err != nil {
-			return nil, errors.Join(err, lock.Close())
-		}
+	c, err := s.newClaim(dir, lock, rec)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
 	}
 	return c, nil
 }
 
-// Entry is one VM as seen from outside.
-type Entry struct {
-	Record
-	Dir string
-	// Owned tells that a living process owns the VM.
-	Owned bool
-	// Err says why the record cannot be read. Then only its Name and Dir are set.
-	Err error
+// newClaim notes who the owner is now.
+func (s *Store) newClaim(dir string, lock *os.File, rec Record) (*Claim, error) {
+	c := &Claim{store: s, dir: dir, lock: lock, rec: rec}
+	if rec.OwnerPID == os.Getpid() {
+		return c, nil
+	}
+	err := c.Update(func(r *Record) { r.OwnerPID = os.Getpid() })
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		// It is for people only. Who has no space left must still be able to remove VMs.
+		err = nil
+	}
+	return c, err
 }
 
-// Get returns the entry of one VM, or ErrNotFound.
-func (s *Store) Get(ctx context.Context, name string) (Entry, error) {
+// Discard removes a VM whose record cannot be read, so that nobody can own it. It fails with
+// ErrInUse while somebody who could read it still does, or its monitor lives.
+func (s *Store) Discard(ctx context.Context, name string) error {
 	if err := CheckName(name); err != nil {
-		return Entry{}, err
+		return err
 	}
-	var entry Entry
-	err := s.transition(ctx, func() error {
-		dir := filepath.Join(s.vms(), name)
-		if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("%w: %q", ErrNotFound, name)
+	dir, removed := s.Dir(name), ""
+	err := s.transition(ctx, func() (err error) {
+		if _, err := readRecord(dir); !errors.Is(err, ErrDamaged) {
+			return fmt.Errorf("discard VM %q: its record is not damaged", name)
 		}
-		entry = s.entry(dir)
-		return entry.Err
-	})
-	return entry, err
-}
-
-// List returns all VMs by name. A record that cannot be read spoils only its own entry.
-func (s *Store) List(ctx context.Context) ([]Entry, error) {
-	var entries []Entry
-	err := s.transition(ctx, func() error {
-		dirs, err := s.directories("")
-		for _, dir := range dirs {
-			entries = append(entries, s.entry(dir))
+		if isHeld(dir, lockFile) || isHeld(dir, runLockFile) {
+			return fmt.Errorf("%w: %q", ErrInUse, name)
 		}
+		removed, err = retire(dir)
 		return err
 	})
-	slices.SortFunc(entries, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
-	return entries, err
-}
-
-func (s *Store) entry(dir string) Entry {
-	rec, err := readRecord(dir)
 	if err != nil {
-		return Entry{Record: Record{Name: filepath.Base(dir)}, Dir: dir, Err: err}
-	}
-	return Entry{Record: rec, Dir: dir, Owned: !lockIsFree(dir)}
-}
-
-// Reap settles what dead owners left. It removes the VMs that were theirs alone, and
-// directories half made or half removed; others that ran it marks as stopped.
-// It returns the records of all these VMs as they were.
-func (s *Store) Reap(ctx context.Context) ([]Record, error) {
-	var crashed []Record
-	var doomed []string
-	err := s.transition(ctx, func() error {
-		dirs, err := s.directories("")
-		if err != nil {
-			return err
-		}
-		for _, dir := range dirs {
-			rec, err := readRecord(dir)
-			if err != nil || !rec.Ephemeral && !rec.Running || !lockIsFree(dir) {
-				continue
-			}
-			if err := bury(dir, rec); err != nil {
-				return err
-			}
-			crashed = append(crashed, rec)
-		}
-		// Nascent directories exist within a transition only: this one holds the lock, so
-		// their maker is dead. Removed ones may be under way; a second remover is harmless.
-		for _, prefix := range []string{nascentPrefix, removedPrefix} {
-			dirs, err := s.directories(prefix)
-			if err != nil {
-				return err
-			}
-			doomed = append(doomed, dirs...)
-		}
-		return nil
-	})
-	for _, dir := range doomed {
-		err = errors.Join(err, os.RemoveAll(dir))
-	}
-	return crashed, err
-}
-
-// bury does what is to be done about a VM whose owner died.
-func bury(dir string, rec Record) error {
-	if rec.Ephemeral {
-		_, err := retire(dir)
 		return err
 	}
-	rec.Running, rec.Interface = false, nil
-	return writeRecord(dir, rec)
+	return os.RemoveAll(removed)
 }
+
+// RunLockPath is the path of the file of Claim.RunLock of the VM of that name.
+func (s *Store) RunLockPath(name string) string { return filepath.Join(s.Dir(name), runLockFile) }
 
 // directories lists the directories of VMs, or those with the prefix of a stage.
 func (s *Store) directories(prefix string) ([]string, error) {
@@ -284,37 +261,37 @@ func (s *Store) directories(prefix string) ([]string, error) {
 // transition runs f while no other process claims, makes or removes a VM.
 func (s *Store) transition(ctx context.Context, f func() error) (err error) {
 	lock := flock.New(filepath.Join(s.vms(), ".lock"), flock.SetPermissions(0o600))
-	if _, err := lock.TryLockContext(ctx, lockRetry); err != nil {
+	switch _, err := lock.TryLockContext(ctx, lockRetry); {
+	case errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES):
+		return s.notWritable(err)
+	case err != nil:
 		return fmt.Errorf("lock data directory: %w", err)
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
 	return f()
 }
 
-func vmLock(dir string) *flock.Flock {
-	return flock.New(filepath.Join(dir, "lock"), flock.SetPermissions(0o600))
+// Writable tells why the data directory cannot be written, if that is so. Without it no VM can
+// be dealt with.
+func (s *Store) Writable() error {
+	if err := unix.Access(s.vms(), unix.W_OK); err != nil {
+		return s.notWritable(err)
+	}
+	return nil
 }
 
-// lockIsFree tells whether no process owns the VM in dir. A lock that cannot be
-// tried counts as held.
-func lockIsFree(dir string) bool {
-	lock := vmLock(dir)
-	held, err := lock.TryLock()
-	if err != nil || !held {
-		return false
-	}
-	return lock.Close() == nil
+// notWritable is the error of a data directory that cannot be used.
+func (s *Store) notWritable(err error) error {
+	return fmt.Errorf("data directory %s cannot be written, choose another with --data-dir or SMOLVM_DATA_DIR: %w", s.root, err)
 }
 
 // retire takes the VM in dir out of sight and returns the directory that is
-// left to be removed. The caller is within a transition.
+// left to be removed. It takes no space, so that it works on a full disk. The caller is within
+// a transition.
 func retire(dir string) (string, error) {
-	removed, err := os.MkdirTemp(filepath.Dir(dir), removedPrefix)
-	if err != nil {
+	removed := filepath.Join(filepath.Dir(dir), removedPrefix+rand.Text())
+	if err := os.Rename(dir, removed); err != nil {
 		return "", fmt.Errorf("remove VM directory: %w", err)
-	}
-	if err := os.Rename(dir, filepath.Join(removed, filepath.Base(dir))); err != nil {
-		return "", errors.Join(fmt.Errorf("remove VM directory: %w", err), os.Remove(removed))
 	}
 	return removed, nil
 }

@@ -67,7 +67,7 @@ func TestCreateClaimRemove(t *testing.T) {
 	if _, err := s.Claim(t.Context(), "web"); !errors.Is(err, ErrInUse) {
 		t.Errorf("Claim of an owned VM: got %v, want ErrInUse", err)
 	}
-	if err := c.Update(func(r *Record) { r.Running = true }); err != nil {
+	if err := c.Update(func(r *Record) { r.Run = &Run{Network: "nat"} }); err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(c.Release(), c.Release()); err != nil {
@@ -81,7 +81,7 @@ func TestCreateClaimRemove(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if rec := again.Record(); !rec.Running || rec.MemoryMiB != 512 || rec.OwnerPID != os.Getpid() {
+	if rec := again.Record(); rec.Run == nil || rec.MemoryMiB != 512 || rec.OwnerPID != os.Getpid() {
 		t.Errorf("record read back: %+v", rec)
 	}
 	if err := errors.Join(again.Remove(t.Context()), again.Remove(t.Context())); err != nil {
@@ -117,7 +117,7 @@ func TestReapRemovesWhatADeadOwnerLeft(t *testing.T) {
 	s := newStore(t)
 	kept := create(t, s, Record{Name: "kept"})
 	kept.Release()
-	crashed := create(t, s, Record{Name: "crashed", Running: true, Interface: &Interface{"smol7", 7}})
+	crashed := create(t, s, Record{Name: "crashed", Run: &Run{Interface: &Interface{"smol7", 7}}})
 	crashed.Release()
 	create(t, s, Record{Name: "alive", Ephemeral: true})
 	for _, debris := range []string{nascentPrefix + "1", removedPrefix + "1"} {
@@ -141,11 +141,11 @@ func TestReapRemovesWhatADeadOwnerLeft(t *testing.T) {
 	}
 
 	// While its owner lives the VM stays.
-	reaped, err := s.Reap(t.Context())
-	if err != nil || len(reaped) != 1 || reaped[0].Name != "crashed" || reaped[0].Interface.Name != "smol7" {
+	reaped, err := s.Reap(t.Context(), cleanNothing)
+	if err != nil || len(reaped.Crashed) != 1 || reaped.Crashed[0].Name != "crashed" || reaped.Crashed[0].Run.Interface.Name != "smol7" {
 		t.Fatalf("Reap beside living owners: %+v, %v", reaped, err)
 	}
-	if entry, err := s.Get(t.Context(), "crashed"); err != nil || entry.Running || entry.Interface != nil {
+	if entry, err := s.Get(t.Context(), "crashed"); err != nil || entry.Run != nil {
 		t.Errorf("crashed VM after Reap: %+v, %v", entry, err)
 	}
 	if _, err := s.Claim(t.Context(), "doomed"); !errors.Is(err, ErrInUse) {
@@ -155,8 +155,8 @@ func TestReapRemovesWhatADeadOwnerLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = owner.Wait()
-	reaped, err = s.Reap(t.Context())
-	if err != nil || len(reaped) != 1 || reaped[0].Name != "doomed" {
+	reaped, err = s.Reap(t.Context(), cleanNothing)
+	if err != nil || len(reaped.Crashed) != 1 || reaped.Crashed[0].Name != "doomed" {
 		t.Fatalf("Reap after the owner's death: %+v, %v", reaped, err)
 	}
 	files, _ := os.ReadDir(s.vms())

@@ -21,14 +21,7 @@ import (
 func TestEgress(t *testing.T) {
 	f := newFixture(t)
 	serveNames(t)
-	listener := listenAtNeighbour(t, "8080")
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		host, _, _ := net.SplitHostPort(r.RemoteAddr)
-		fmt.Fprintf(w, "you are %s", host)
-	})}
-	t.Cleanup(func() { server.Close() })
-	go server.Serve(listener)
-
+	serveNeighbour(t)
 	const fetch = `python3 -c 'import urllib.request; print(urllib.request.urlopen("http://neighbour.test:8080", timeout=20).read().decode())'`
 	vm := f.launch()
 	if got, want := run(t, vm, fetch), "you are "+hostAddress+"\n"; got != want {
@@ -41,6 +34,17 @@ func TestEgress(t *testing.T) {
 	serve(t, lonely, 8000, "lonely")
 	port := expose(t, lonely, 8000, 0)
 	wantPage(t, port, "lonely")
+}
+
+// serveNeighbour lets the neighbour serve a page on port 8080 that tells who asked.
+func serveNeighbour(t *testing.T) {
+	t.Helper()
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host, _, _ := net.SplitHostPort(r.RemoteAddr)
+		fmt.Fprintf(w, "you are %s", host)
+	})}
+	t.Cleanup(func() { server.Close() })
+	go server.Serve(listenAtNeighbour(t, "8080"))
 }
 
 // TestPackages updates the package lists and installs a package in the guest. The

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/smolvm/smolvm"
 )
 
@@ -88,18 +90,20 @@ func TestLife(t *testing.T) {
 	serve(t, vm, 8000, "again")
 	port := expose(t, vm, 8000, 0)
 
-	// Another handle sees the VM, and may not touch it.
+	// Another handle deals with the VM through its owner.
 	other, err := smolvm.Open(t.Context(), "kept", f.opts...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	wantStatus(t, other, smolvm.StatusRunning)
-	for verb, err := range map[string]error{
-		"Start": other.Start(t.Context()), "Stop": other.Stop(t.Context()), "Delete": other.Delete(t.Context()),
-	} {
-		if !errors.Is(err, smolvm.ErrInUse) {
-			t.Errorf("%s of another owner's VM: %v, want ErrInUse", verb, err)
-		}
+	if err := other.Start(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got := run(t, other, "cat /root/note"); got != "kept\n" {
+		t.Errorf("through the other handle: %q", got)
+	}
+	if diff := cmp.Diff(vm.Forwards(), other.Forwards()); diff != "" {
+		t.Errorf("forwards through the other handle (+): %s", diff)
 	}
 
 	for range 2 {
@@ -248,19 +252,19 @@ func TestInvalidOptions(t *testing.T) {
 func TestForcedAccelerator(t *testing.T) {
 	f := newFixture(t)
 	info, err := f.launch().Info(t.Context())
-	if err != nil || info.AcceleratorReason == "" {
-		t.Fatalf("accelerator %s, reason %q, %v", info.Accelerator, info.AcceleratorReason, err)
+	if err != nil || info.VMM.Reason == "" {
+		t.Fatalf("accelerator %s, reason %q, %v", info.VMM.Accelerator, info.VMM.Reason, err)
 	}
-	if told := strings.Contains(f.log.String(), "guest code is emulated"); told != (info.Accelerator == smolvm.TCG) {
-		t.Errorf("the guest runs by %s; the log says that it is emulated: %v", info.Accelerator, told)
+	if told := strings.Contains(f.log.String(), "guest code is emulated"); told != (info.VMM.Accelerator == smolvm.TCG) {
+		t.Errorf("the guest runs by %s; the log says that it is emulated: %v", info.VMM.Accelerator, told)
 	}
 	vm, err := smolvm.Launch(t.Context(), append(f.opts, smolvm.Accelerate(smolvm.KVM))...)
 	switch {
-	case info.Accelerator == smolvm.KVM && err == nil:
+	case info.VMM.Accelerator == smolvm.KVM && err == nil:
 		f.closeAtEnd(vm)
-	case info.Accelerator == smolvm.TCG && !errors.Is(err, smolvm.ErrAccelerator):
-		t.Errorf("KVM does not work here (%s), and forced: %v, want ErrAccelerator", info.AcceleratorReason, err)
-	case err != nil && info.Accelerator == smolvm.KVM:
+	case info.VMM.Accelerator == smolvm.TCG && !errors.Is(err, smolvm.ErrAccelerator):
+		t.Errorf("KVM does not work here (%s), and forced: %v, want ErrAccelerator", info.VMM.Reason, err)
+	case err != nil && info.VMM.Accelerator == smolvm.KVM:
 		t.Error(err)
 	}
 }

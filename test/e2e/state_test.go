@@ -11,6 +11,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/smolvm/smolvm/internal/network"
 )
 
 // hostState is all that SmolVM could leave behind: network interfaces, addresses,
@@ -22,7 +25,7 @@ func hostState(t *testing.T, dirs ...string) []string {
 		lines(t, "ip", "rule"), lines(t, "nft", "--stateless", "list", "ruleset"), listeningSockets(t), monitors(t),
 		kernelSettings(t), readLines(t, "/proc/self/mounts"),
 	)
-	for _, dir := range append(dirs, "/run/smolvm") {
+	for _, dir := range append(dirs, runtimeDir(t)) {
 		_ = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
 			if err == nil && !d.IsDir() {
 				state = append(state, "file "+path)
@@ -31,6 +34,17 @@ func hostState(t *testing.T, dirs ...string) []string {
 		})
 	}
 	return state
+}
+
+// runtimeDir is what SmolVM keeps of this network namespace. Beside it are those of others,
+// which change as they please.
+func runtimeDir(t *testing.T) string {
+	t.Helper()
+	var ns unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &ns); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%s/net-%d", network.DefaultRuntimeDir, ns.Ino)
 }
 
 // wantState waits for the host to be as it was: some of the kernel's own clean-up
@@ -73,7 +87,7 @@ func listeningSockets(t *testing.T) []string {
 	return sockets
 }
 
-// monitors lists the QEMUs that belong to this run of the tests: those that see its
+// monitors lists the QEMUs, and the owners, that belong to this run of the tests: those that see its
 // mounts, and those that the tests' own children left to init.
 func monitors(t *testing.T) []string {
 	t.Helper()
@@ -86,7 +100,8 @@ func monitors(t *testing.T) []string {
 	for _, proc := range procs {
 		name, _ := os.ReadFile(filepath.Join(proc, "comm"))
 		ns, _ := os.Readlink(filepath.Join(proc, "ns/mnt"))
-		if comm := strings.TrimSpace(string(name)); ns == own && (strings.HasPrefix(comm, "qemu") || comm == "slirp4netns") {
+		comm := strings.TrimSpace(string(name))
+		if ns == own && (strings.HasPrefix(comm, "qemu") || comm == "slirp4netns" || comm == "smolvm") {
 			found = append(found, "process "+filepath.Base(proc)+" "+comm)
 		}
 	}

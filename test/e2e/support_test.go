@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -218,3 +220,32 @@ func transportOf(t *testing.T, vm *smolvm.VM, hostPort int) smolvm.TransportKind
 	t.Fatalf("port %d is not in the list of forwards %v", hostPort, vm.Forwards())
 	return ""
 }
+
+// ownersOf lists the background owners that belong to this run of the tests.
+func ownersOf(t *testing.T) []int {
+	t.Helper()
+	var pids []int
+	for _, process := range monitors(t) {
+		var pid int
+		var name string
+		if n, _ := fmt.Sscanf(process, "process %d %s", &pid, &name); n == 2 && name == "smolvm" {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// wantLine reads lines until one is as wanted.
+func wantLine(t *testing.T, from io.Reader, want string) {
+	t.Helper()
+	lines := bufio.NewScanner(from)
+	for lines.Scan() {
+		if strings.TrimSpace(lines.Text()) == want {
+			return
+		}
+	}
+	t.Errorf("in vain waited for the line %q: %v", want, lines.Err())
+}
+
+// containsElements tells whether a set or map, as nft lists it, has elements.
+func containsElements(listing string) bool { return strings.Contains(listing, "elements") }

@@ -1,0 +1,64 @@
+package smolvm
+
+import (
+	"context"
+	"errors"
+
+	"github.com/smolvm/smolvm/internal/control"
+	"github.com/smolvm/smolvm/internal/machine"
+)
+
+// ImageInfo is what can be said of an image.
+type ImageInfo = machine.ImageInfo
+
+// Pull makes sure that an image is there, so that [New] need not make it.
+func Pull(ctx context.Context, image string, opts ...Option) (ImageInfo, error) {
+	return withHost(opts, func(h *control.Host) (ImageInfo, error) { return h.Pull(ctx, image) })
+}
+
+// Images returns the images that VMs can be made on, in the order of their names, the
+// ones in use by VMs of this data directory included that a newer one of the same name
+// has replaced.
+func Images(ctx context.Context, opts ...Option) ([]ImageInfo, error) {
+	return withHost(opts, func(h *control.Host) ([]ImageInfo, error) { return h.Images(ctx) })
+}
+
+// BuildOptions say what an image is built from.
+type BuildOptions = machine.BuildOptions
+
+// BuildImage builds an image anew and gives it a name, which means it from then on. VMs
+// that were made on the former image of that name keep it.
+func BuildImage(ctx context.Context, name string, build BuildOptions, opts ...Option) (ImageInfo, error) {
+	return withHost(opts, func(h *control.Host) (ImageInfo, error) { return h.BuildImage(ctx, name, build) })
+}
+
+// RemoveImage removes the image of that name from the data directory. It fails with
+// ErrImageInUse while VMs are made on it, ErrImageNotFound if there is none, and
+// ErrImageShared if it is another data directory's.
+func RemoveImage(ctx context.Context, name string, opts ...Option) error {
+	_, err := withHost(opts, func(h *control.Host) (struct{}, error) { return struct{}{}, h.RemoveImage(ctx, name) })
+	return err
+}
+
+// PruneOptions say what [Prune] spares.
+type PruneOptions = machine.PruneOptions
+
+// Pruned is one thing that [Prune] removes.
+type Pruned = machine.Pruned
+
+// Prune removes what is not in use: VMs that do not run, and images that no VM is made
+// on. With DryRun it only tells what it would remove.
+func Prune(ctx context.Context, prune PruneOptions, opts ...Option) ([]Pruned, error) {
+	return withHost(opts, func(h *control.Host) ([]Pruned, error) { return h.Prune(ctx, prune) })
+}
+
+// withHost does something with the host that opts describe.
+func withHost[T any](opts []Option, do func(*control.Host) (T, error)) (T, error) {
+	host, err := control.NewHost(newConfig(opts).host)
+	if err != nil {
+		var none T
+		return none, err
+	}
+	done, err := do(host)
+	return done, errors.Join(err, host.Close())
+}

@@ -1,0 +1,38 @@
+package machine
+
+import (
+	"context"
+	"crypto/rand"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/smolvm/smolvm/internal/guestapi"
+	"github.com/smolvm/smolvm/internal/guestlink"
+)
+
+// identity is what a guest is told of itself, on every new link.
+type identity struct {
+	imageEnv []string
+
+	mu sync.Mutex
+	id guestapi.Identity
+}
+
+// give tells the guest.
+func (i *identity) give(ctx context.Context, link *guestlink.Link) error {
+	i.mu.Lock()
+	id := i.id
+	i.mu.Unlock()
+	id.Time = time.Now()
+	id.Entropy = make([]byte, 64)
+	rand.Read(id.Entropy) // never fails
+	return link.Configure(ctx, id)
+}
+
+// setEnv changes what the guest will be told.
+func (i *identity) setEnv(env []string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.id.Env = slices.Concat(i.imageEnv, env)
+}

@@ -1,0 +1,177 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/smolvm/smolvm/internal/image"
+)
+
+// ImageInfo is what can be said of an image.
+type ImageInfo struct {
+	Name        string    `json:"name"`
+	ID          string    `json:"id"`
+	Description string    `json:"description"`
+	Packages    []string  `json:"packages,omitempty"` // that it was built with beside the usual ones
+	Created     time.Time `json:"created"`
+	Kernel      string    `json:"kernel"`
+	Dir         string    `json:"dir"`
+	Size        int64     `json:"bytes"`            // on the host's disk
+	Current     bool      `json:"current"`          // it is what the name means now
+	Shared      bool      `json:"shared,omitempty"` // it is in root's data directory, not in this one
+	VMs         []string  `json:"vms"`              // the VMs of this data directory that are made on it
+}
+
+// Images returns all images by name, of each name the current version first. Those that are
+// damaged are left out.
+func (h *Host) Images(ctx context.Context) ([]ImageInfo, error) {
+	versions, err := h.images.List()
+	if err != nil {
+		return nil, err
+	}
+	users, err := h.imageUsers(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	infos := []ImageInfo{}
+	for _, v := range versions {
+		if v.Err != nil {
+			h.opts.Log.Warn("an image is damaged", "error", v.Err)
+			continue
+		}
+		info, err := describeImage(v, users)
+		if err != nil {
+			return nil, err
+		}
+		infos = append(infos, info)
+	}
+	return infos, nil
+}
+
+// Pull makes sure that an image is there. The one that is built when it is needed is made if
+// there is none; of any other name, the error wraps image.ErrNotFound.
+func (h *Host) Pull(ctx context.Context, name string) (ImageInfo, error) {
+	img, err := h.Image(ctx, name)
+	if err != nil {
+		return ImageInfo{}, err
+	}
+	return h.currentImage(ctx, img)
+}
+
+// BuildOptions say what an image is built from.
+type BuildOptions struct {
+	Packages []string // Debian packages that are installed beside the usual ones
+}
+
+// BuildImage builds an image anew and makes it what the name means. VMs that are made on the
+// one before keep it. The error wraps ErrInvalidOption if there is no such package, and
+// image.ErrInvalidName.
+func (h *Host) BuildImage(ctx context.Context, name string, opts BuildOptions) (ImageInfo, error) {
+	img, err := h.images.Build(ctx, name, image.BuildOptions{Packages: opts.Packages}, h.opts.Progress)
+	if errors.Is(err, image.ErrPackage) {
+		err = fmt.Errorf("%w: %w", ErrInvalidOption, err)
+	}
+	if err != nil {
+		return ImageInfo{}, err
+	}
+	return h.currentImage(ctx, img)
+}
+
+// RemoveImage removes the image of that name in all its versions. The error wraps
+// ErrImageInUse if a VM of this data directory is made on one of them, or if anybody's VM
+// runs on one; then nothing is removed. It wraps image.ErrNotFound if there is none, and
+// ErrImageShared if it is another data directory's.
+//
+// Root's images serve all users. A VM that another user has on one, and that does not run at
+// the moment, is not seen: it does not start any more.
+func (h *Host) RemoveImage(ctx context.Context, name string) error {
+	err := h.images.Remove(ctx, name, func(versions []image.Version) ([]image.Version, error) {
+		users, err := h.imageUsers(ctx, nil)
+		if err != nil {
+			return nil, err
+		}
+		if err := users.unknown(); err != nil {
+			return nil, fmt.Errorf("cannot remove image %q: %w", name, err)
+		}
+		for _, v := range versions {
+			if vms := users.of(v.Image); len(vms) > 0 {
+				return nil, fmt.Errorf("cannot remove image %q: %w by %s; remove them first: smolvm rm %s",
+					name, ErrImageInUse, strings.Join(vms, ", "), strings.Join(vms, " "))
+			}
+		}
+		for _, v := range versions {
+			if v.InUse() {
+				return nil, fmt.Errorf("cannot remove image %q: %w by a VM of another user or data directory", name, ErrImageInUse)
+			}
+		}
+		return versions, nil
+	})
+	if !errors.Is(err, image.ErrNotFound) {
+		return err
+	}
+	if img, getErr := h.images.Get(name); getErr == nil {
+		return fmt.Errorf("cannot remove image %q: %w: %s", name, ErrImageShared, img.Dir)
+	}
+	return err
+}
+
+// currentImage describes an image that its name means.
+func (h *Host) currentImage(ctx context.Context, img *image.Image) (ImageInfo, error) {
+	users, err := h.imageUsers(ctx, nil)
+	if err != nil {
+		return ImageInfo{}, err
+	}
+	return describeImage(image.Version{Image: img, Current: true}, users)
+}
+
+func describeImage(v image.Version, users imageUsers) (ImageInfo, error) {
+	size, err := v.DiskUsage()
+	if err != nil {
+		return ImageInfo{}, err
+	}
+	return ImageInfo{
+		Name: v.Name, ID: v.ID, Description: v.Description, Packages: v.Packages, Created: v.Created, Kernel: v.KernelVersion,
+		Dir: v.Dir, Size: size, Current: v.Current, Shared: v.Shared, VMs: users.of(v.Image),
+	}, nil
+}
+
+// imageUsers tells which VMs of the data directory are made on which image.
+type imageUsers struct {
+	vms        map[[2]string][]string // by the image's name and ID
+	unreadable []error                // of the VMs of which it is not known
+}
+
+// imageUsers finds the VMs of the data directory, but for those that are as good as gone.
+func (h *Host) imageUsers(ctx context.Context, gone []string) (imageUsers, error) {
+	users := imageUsers{vms: map[[2]string][]string{}}
+	entries, err := h.store.List(ctx)
+	for _, e := range entries {
+		key := [2]string{e.Image, e.ImageID}
+		switch {
+		case slices.Contains(gone, e.Name):
+		case e.Err != nil:
+			users.unreadable = append(users.unreadable, fmt.Errorf("which image VM %q is made on is not known: %w", e.Name, e.Err))
+		default:
+			users.vms[key] = append(users.vms[key], e.Name)
+		}
+	}
+	return users, err
+}
+
+// of returns the names of the VMs that are made on the image. It is never nil.
+func (u imageUsers) of(img *image.Image) []string {
+	return append([]string{}, u.vms[[2]string{img.Name, img.ID}]...)
+}
+
+// unknown says of which VMs it is not known what they are made on. While there are any, every
+// image may be in use.
+func (u imageUsers) unknown() error {
+	if len(u.unreadable) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrImageInUse, errors.Join(u.unreadable...))
+}
