@@ -24,6 +24,12 @@ build: ## build the command at bin/smolvm, with the guest program inside
 	$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/smolvm ./cmd/smolvm
 	$(GO) build -trimpath -ldflags '-s -w' -o bin/demo ./examples/demo
 
+.PHONY: man
+man: build ## write the man pages to bin/man and the shells' completions to bin/completions
+	@rm -rf bin/man bin/completions && mkdir -p bin/completions
+	bin/smolvm man bin/man
+	@for shell in bash zsh fish; do bin/smolvm completion $$shell >bin/completions/smolvm.$$shell || exit; done
+
 .PHONY: image
 image: setup build ## make the default image, unless it is there
 	@bin/smolvm --data-dir $(dir $(IMAGES)) pull

@@ -9,6 +9,8 @@ packages=(
   slirp4netns                 # egress for VMs of unprivileged users
   gcc libc6-dev               # the race detector of the tests
   nftables iproute2 util-linux cpio # attackers and inspectors in the tests
+  openssh-client rsync        # clients of the guests' SSH servers in the tests
+  curl jq                     # what the documentation shows
 )
 
 missing=()

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 
@@ -11,7 +10,6 @@ import (
 )
 
 func newDoctorCommand(g *globals) *cobra.Command {
-	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Tell what works on this host, what does not, and what to do",
@@ -19,41 +17,57 @@ func newDoctorCommand(g *globals) *cobra.Command {
 
 The exit code is 1 if VMs cannot run here. What only makes them slower or less
 safe is a warning.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			opts, done := g.options()
-			checks, err := smolvm.Diagnose(cmd.Context(), opts...)
-			done()
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				err = json.NewEncoder(cmd.OutOrStdout()).Encode(checks)
-			} else {
-				err = printChecks(cmd.OutOrStdout(), checks)
-			}
-			for _, c := range checks {
-				if err == nil && c.Verdict == smolvm.Broken {
-					return exitStatus(exitDoctorSick)
-				}
-			}
-			return err
-		},
+		Example: "  smolvm doctor\n  smolvm doctor --json | jq '.[] | select(.verdict != \"ok\")'",
+		Args:    argsOfUse,
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		opts, done := g.options()
+		g.progress().say("trying what works here")
+		checks, err := smolvm.Diagnose(cmd.Context(), opts...)
+		done()
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			err = printJSON(cmd.OutOrStdout(), checks)
+		} else {
+			err = printChecks(cmd.OutOrStdout(), checks, g.colored(cmd.OutOrStdout()))
+		}
+		for _, c := range checks {
+			if err == nil && c.Verdict == smolvm.Broken {
+				return exitStatus(exitFailed)
+			}
+		}
+		return err
+	}
 	return cmd
 }
 
-func printChecks(out io.Writer, checks []smolvm.Check) error {
+func printChecks(out io.Writer, checks []smolvm.Check, colored bool) error {
 	for _, c := range checks {
-		if _, err := fmt.Fprintf(out, "%-8s %-16s %s\n", c.Verdict, c.Name, c.Detail); err != nil {
+		verdict := fmt.Sprintf("%-8s", plain(string(c.Verdict)))
+		if colored {
+			verdict = verdictColour(c.Verdict).paint(verdict)
+		}
+		if _, err := fmt.Fprintf(out, "%s %-16s %s\n", verdict, plain(c.Name), plain(c.Detail)); err != nil {
 			return err
 		}
 		if c.Advice != "" {
-			if _, err := fmt.Fprintf(out, "%25s -> %s\n", "", c.Advice); err != nil {
+			if _, err := fmt.Fprintf(out, "%25s -> %s\n", "", plain(c.Advice)); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+func verdictColour(v smolvm.Verdict) colour {
+	switch v {
+	case smolvm.OK:
+		return green
+	case smolvm.Warning:
+		return yellow
+	}
+	return red
 }

@@ -1,10 +1,11 @@
 package main
 
 import (
-	"encoding/json"
+	"cmp"
 	"fmt"
-	"io"
-	"text/tabwriter"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -12,62 +13,143 @@ import (
 	"github.com/smolvm/smolvm"
 )
 
-// listed is a VM in the output of ls --json. Its field names are a contract.
+// listed is a VM in the output for programs. Its field names are a contract.
 type listed struct {
-	Name     string        `json:"name"`
-	Status   smolvm.Status `json:"status,omitempty"`
-	Image    string        `json:"image,omitempty"`
-	Created  time.Time     `json:"created,omitzero"`
-	Memory   int           `json:"memory_mib,omitempty"`
-	CPUs     int           `json:"cpus,omitempty"`
-	OwnerPID int           `json:"owner_pid,omitempty"`
-	Error    string        `json:"error,omitempty"`
+	smolvm.Info
+	Error string `json:"error,omitempty"` // why there is no more to say of it
+}
+
+func newListed(vm smolvm.Info) listed {
+	l := listed{Info: vm}
+	if l.Forwards == nil {
+		l.Forwards = []smolvm.Forward{}
+	}
+	if vm.Err != nil {
+		l.Error = plain(vm.Err.Error())
+	}
+	return l
 }
 
 func newListCommand(g *globals) *cobra.Command {
-	var asJSON bool
+	var quiet bool
 	cmd := &cobra.Command{
 		Use:     "ls",
-		Aliases: []string{"list"},
+		Aliases: []string{"list", "ps"},
 		Short:   "List VMs",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			opts, _ := g.options()
-			infos, err := smolvm.List(cmd.Context(), opts...)
-			if err != nil {
-				return err
-			}
+		Long: `List VMs, those of Go programs included.
+
+A VM whose record cannot be read is listed with the reason, and does not keep the
+others from being listed.`,
+		Example: `  smolvm ls
+  smolvm ls --json | jq -r '.[] | select(.status == "running") | .ip'
+  smolvm stop $(smolvm ls -q)`,
+		Args: argsOfUse,
+	}
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print names only")
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		infos, err := g.list(cmd.Context())
+		if err != nil {
+			return err
+		}
+		out := cmd.OutOrStdout()
+		if *asJSON {
 			vms := make([]listed, len(infos))
-			for i, v := range infos {
-				vms[i] = listed{v.Name, v.Status, v.Image, v.Created, v.MemoryMiB, v.CPUs, v.Owner.PID, ""}
-				if v.Err != nil {
-					vms[i].Error = v.Err.Error()
+			for i, vm := range infos {
+				vms[i] = newListed(vm)
+			}
+			return printJSON(out, vms)
+		}
+		if quiet {
+			for _, vm := range infos {
+				if _, err := fmt.Fprintln(out, plain(vm.Name)); err != nil {
+					return err
 				}
 			}
-			if asJSON {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(vms)
-			}
-			return printVMs(cmd.OutOrStdout(), vms)
-		},
+			return nil
+		}
+		t := vmTable(newTable(out, "NAME", "STATUS", "IMAGE", "AGE", "MEMORY", "PORTS"), infos, time.Now())
+		if g.colored(out) {
+			t.colours = statusColour
+		}
+		return t.flush()
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
-func printVMs(out io.Writer, vms []listed) error {
-	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(w, "NAME\tSTATUS\tIMAGE\tMEMORY\tCPUS\tCREATED\tOWNER")
-	for _, v := range vms {
-		if v.Error != "" {
-			fmt.Fprintf(w, "%s\tdamaged\t%s\n", v.Name, v.Error)
+// vmTable fills a table with VMs.
+func vmTable(t *table, infos []smolvm.Info, now time.Time) *table {
+	for _, vm := range infos {
+		switch {
+		case vm.Status == "": // the record cannot be read
+			t.row(vm.Name, "damaged", vm.Err.Error())
+			continue
+		case vm.Err != nil:
+			t.row(vm.Name, "unknown", vm.Image, age(now.Sub(vm.Created)), "-", vm.Err.Error())
 			continue
 		}
-		owner := "-"
-		if v.OwnerPID != 0 {
-			owner = fmt.Sprintf("pid %d", v.OwnerPID)
+		memory := "-"
+		if isAlive(vm) {
+			memory = size(vm.Usage.Memory)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d MiB\t%d\t%s\t%s\n", v.Name, v.Status, v.Image, v.Memory, v.CPUs,
-			v.Created.Local().Format("2006-01-02 15:04"), owner)
+		t.row(vm.Name, string(vm.Status), vm.Image, age(now.Sub(vm.Created)), memory, cmp.Or(ports(vm.Forwards), "-"))
 	}
-	return w.Flush()
+	return t
+}
+
+// ports are forwards in short: "8080->80, 5353->53/udp". Those that lead to the same port of
+// the guest's are "8000->", as ranges are "9000-9010->".
+func ports(forwards []smolvm.Forward) string {
+	// Runs of ports that go up together, both sides, are one.
+	type span struct{ first, last smolvm.Forward }
+	var spans []span
+	forwards = slices.SortedFunc(slices.Values(forwards), func(a, b smolvm.Forward) int {
+		return cmp.Or(cmp.Compare(b.Protocol, a.Protocol)*-1, cmp.Compare(a.HostPort, b.HostPort))
+	})
+	for _, f := range forwards {
+		if n := len(spans); n > 0 {
+			if last := spans[n-1].last; last.Protocol == f.Protocol && last.HostPort+1 == f.HostPort && last.GuestPort+1 == f.GuestPort {
+				spans[n-1].last = f
+				continue
+			}
+		}
+		spans = append(spans, span{f, f})
+	}
+	texts := make([]string, len(spans))
+	for i, s := range spans {
+		host, guest := strconv.Itoa(s.first.HostPort), strconv.Itoa(s.first.GuestPort)
+		if s.first != s.last {
+			host, guest = fmt.Sprintf("%s-%d", host, s.last.HostPort), fmt.Sprintf("%s-%d", guest, s.last.GuestPort)
+		}
+		texts[i] = host + "->" + guest
+		if s.first.Protocol == smolvm.UDP {
+			texts[i] += "/udp"
+		}
+	}
+	return strings.Join(texts, ", ")
+}
+
+// guestPort is the guest's side of a forward: "80", "53/udp".
+func guestPort(f smolvm.Forward) string {
+	port := strconv.Itoa(f.GuestPort)
+	if f.Protocol == smolvm.UDP {
+		port += "/udp"
+	}
+	return port
+}
+
+// statusColour is the colour of the second column.
+func statusColour(column int, text string) colour {
+	if column != 1 {
+		return ""
+	}
+	switch text {
+	case string(smolvm.StatusRunning):
+		return green
+	case string(smolvm.StatusPaused), string(smolvm.StatusStarting):
+		return yellow
+	case "damaged", "unknown":
+		return red
+	}
+	return ""
 }

@@ -8,9 +8,12 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/smolvm/smolvm"
 )
 
 // version is set by the linker.
@@ -26,33 +29,60 @@ func main() {
 		debug.SetGCPercent(collectorPercent)
 	}
 	ctx, interrupted := notify(context.Background())
-	err := newRootCommand().ExecuteContext(ctx)
-	if sig := interrupted(); sig != 0 && err != nil {
-		os.Exit(128 + int(sig))
-	}
-	var status exitStatus
-	switch {
-	case errors.As(err, &status):
-		os.Exit(int(status))
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "smolvm:", err)
-		os.Exit(exitFailure)
-	}
+	g := &globals{}
+	cmd, err := newRootCommand(g).ExecuteContextC(ctx)
+	g.progress().clear()
+	os.Exit(g.report(os.Stderr, cmd, err, interrupted()))
 }
 
-// Exit codes of the command itself. The range is Docker's, so that it does not
-// collide with most commands' own.
+// Exit codes of the command itself. Those of verbs that pass on the exit code of a command
+// in the guest are Docker's, so that they do not collide with most commands' own.
 const (
-	exitFailure    = 125 // smolvm failed
-	exitCannotRun  = 126 // the command exists in the guest, but cannot be run
-	exitNotFound   = 127 // there is no such command in the guest
-	exitDoctorSick = 1
+	exitFailed    = 1   // what was asked for could not be done, or doctor found the host sick
+	exitUsage     = 2   // it was not asked for rightly
+	exitFailure   = 125 // run, exec and shell: smolvm failed, or was not asked rightly
+	exitCannotRun = 126 // run, exec and shell: the command exists in the guest, but cannot be run
+	exitNotFound  = 127 // run, exec and shell: there is no such command in the guest
 )
 
 // exitStatus is an error that only sets the exit code: all was said.
 type exitStatus int
 
 func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// report says what went wrong, if anything did, and returns the exit code. The signal is the
+// one that ended the work, or 0.
+func (g *globals) report(out *os.File, cmd *cobra.Command, err error, sig syscall.Signal) int {
+	if err == nil {
+		return 0
+	}
+	// Every VM, or whatever else was done at once, has a line of its own.
+	each := []error{err}
+	if several, ok := errors.AsType[failures](err); ok {
+		each = several
+	}
+	for _, err := range each {
+		if _, silent := errors.AsType[exitStatus](err); !silent {
+			fmt.Fprintln(out, "smolvm: "+g.complaint(cmd, err))
+		}
+	}
+	status, said := errors.AsType[exitStatus](err)
+	_, misused := errors.AsType[*usageError](err)
+	if len(each) == 1 {
+		misused = misused || errors.Is(err, smolvm.ErrInvalidOption) || errors.Is(err, smolvm.ErrInvalidName)
+	}
+	switch {
+	case said:
+		return int(status)
+	case sig != 0:
+		return 128 + int(sig)
+	case slices.Contains([]string{"run", "exec", "shell"}, cmd.Name()):
+		return exitFailure
+	case misused:
+		return exitUsage
+	}
+	return exitFailed
+}
 
 // notify returns a context that ends with the first signal to end, and a function
 // that tells which one it was, or 0. A second signal ends the program at once; what
@@ -63,12 +93,11 @@ func notify(parent context.Context) (context.Context, func() syscall.Signal) {
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	go func() {
 		sig := <-signals
-		signal.Reset()
+		signal.Stop(signals)
 		cancel(signalled(sig.(syscall.Signal)))
 	}()
 	return ctx, func() syscall.Signal {
-		var sig signalled
-		errors.As(context.Cause(ctx), &sig)
+		sig, _ := errors.AsType[signalled](context.Cause(ctx))
 		return syscall.Signal(sig)
 	}
 }
@@ -77,26 +106,3 @@ func notify(parent context.Context) (context.Context, func() syscall.Signal) {
 type signalled syscall.Signal
 
 func (s signalled) Error() string { return "interrupted: " + syscall.Signal(s).String() }
-
-func newRootCommand() *cobra.Command {
-	var g globals
-	cmd := &cobra.Command{
-		Use:           "smolvm",
-		Short:         "Small virtual machines, and what they serve on localhost",
-		Version:       version,
-		SilenceUsage:  true,
-		SilenceErrors: true,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	g.register(cmd)
-	cmd.AddCommand(
-		newRunCommand(&g),
-		newListCommand(&g),
-		newRemoveCommand(&g),
-		newPullCommand(&g),
-		newDoctorCommand(&g),
-		newVersionCommand(),
-		newOwnCommand(),
-	)
-	return cmd
-}

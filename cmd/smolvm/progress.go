@@ -15,35 +15,34 @@ type progressLine struct {
 	enabled bool
 
 	mu    sync.Mutex
-	shown bool
+	shown string
 }
 
 const eraseLine = "\r\x1b[K"
 
-func (l *progressLine) show(p smolvm.Progress) {
+func (l *progressLine) show(p smolvm.Progress) { l.say(p.String()) }
+
+// say shows what is being done.
+func (l *progressLine) say(text string) {
 	if !l.enabled {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	fmt.Fprintf(l.out, "%s%s", eraseLine, p)
-	l.shown = true
+	l.shown = plain(text)
+	fmt.Fprint(l.out, eraseLine+l.shown)
 }
 
 func (l *progressLine) clear() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.erase()
-}
-
-func (l *progressLine) erase() {
-	if l.shown {
+	if l.shown != "" {
 		fmt.Fprint(l.out, eraseLine)
-		l.shown = false
+		l.shown = ""
 	}
 }
 
-// writer writes to the same terminal without mixing with the line.
+// writer writes lines to the same terminal, above the one that shows progress.
 func (l *progressLine) writer() io.Writer { return lineWriter{l} }
 
 type lineWriter struct{ line *progressLine }
@@ -51,6 +50,11 @@ type lineWriter struct{ line *progressLine }
 func (w lineWriter) Write(p []byte) (int, error) {
 	w.line.mu.Lock()
 	defer w.line.mu.Unlock()
-	w.line.erase()
-	return w.line.out.Write(p)
+	if w.line.shown == "" {
+		return w.line.out.Write(p)
+	}
+	fmt.Fprint(w.line.out, eraseLine)
+	n, err := w.line.out.Write(p)
+	fmt.Fprint(w.line.out, w.line.shown)
+	return n, err
 }

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"errors"
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -10,39 +10,33 @@ import (
 )
 
 func newRemoveCommand(g *globals) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:     "rm VM...",
-		Short:   "Remove VMs that run --rm=false kept, with their disks",
-		Example: "  smolvm run --rm=false --name web -- true\n  smolvm rm web",
-		Args:    cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, names []string) error {
-			opts, _ := g.options()
-			var errs []error
-			for _, name := range names {
-				vm, err := smolvm.Open(cmd.Context(), name, opts...)
-				if err == nil {
-					err = vm.Delete(cmd.Context())
-				}
+	var force bool
+	cmd := batch{
+		use:   "rm VM...",
+		short: "Remove VMs with their disks",
+		long: `Remove VMs with their disks. There is no way back.
+
+A VM that runs is not removed without --force, which stops it the hard way. That is
+the way to remove one whose record is damaged, too: it may run.`,
+		example:  "  smolvm rm web\n  smolvm rm --force web db\n  smolvm rm --all",
+		doing:    "removing",
+		all:      "remove all VMs that do not run; with --force all VMs",
+		concerns: func(vm smolvm.Info) bool { return force || isDead(vm) },
+		do: func(ctx context.Context, vm *smolvm.VM) error {
+			if !force {
+				info, err := vm.Info(ctx)
 				if err != nil {
-					errs = append(errs, err)
-					continue
+					return err
 				}
-				fmt.Fprintln(cmd.OutOrStdout(), name)
+				if isAlive(info) {
+					return fmt.Errorf("cannot remove VM %s: it is %s; stop it first, or remove it with: smolvm rm --force %s",
+						info.Name, info.Status, info.Name)
+				}
 			}
-			return errors.Join(errs...)
+			return vm.Delete(ctx)
 		},
-	}
-	cmd.ValidArgsFunction = func(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		opts, _ := g.options()
-		infos, err := smolvm.List(cmd.Context(), opts...)
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
-		}
-		var names []cobra.Completion
-		for _, v := range infos {
-			names = append(names, v.Name)
-		}
-		return names, cobra.ShellCompDirectiveNoFileComp
-	}
+	}.command(g)
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "remove VMs that run, too")
+	cmd.ValidArgsFunction = g.completeVMs(0, nil)
 	return cmd
 }

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,19 +14,15 @@ import (
 
 // runFlags are the flags of smolvm run.
 type runFlags struct {
+	vmFlags
+	accelerator string
 	ports       []string
 	strict      bool
-	name        string
-	image       string
-	memory      int
-	cpus        int
-	disk        int
-	env         []string
-	network     string
 	transport   string
-	accelerator string
-	remove      bool
+	remove      bool // see removes
+	detach      bool
 	interactive bool
+	terminal    bool
 }
 
 func newRunCommand(g *globals) *cobra.Command {
@@ -39,114 +35,181 @@ func newRunCommand(g *globals) *cobra.Command {
 The command's output is passed on, and so is its exit code. Without a command
 the VM runs until Ctrl-C. Ctrl-C ends the command, stops the VM and removes it.
 
+With --detach the VM lives on its own, and smolvm ends once the command is started:
+the VM's name is printed, and where its ports are on the standard error. What the
+command writes is in smolvm logs. Such a VM goes on when the command has ended, and
+is kept when it is stopped. With --rm it ends with the command, if there is one, and is
+removed when it has ended in whatever way.
+
 Exit codes: the command's own; 125 if smolvm failed, 126 if the command cannot be
 run, 127 if there is no such command; 128 plus the signal's number if a signal
 ended smolvm or the command.`,
 		Example: `  smolvm run -- uname -a
+  smolvm run -it -- bash
   smolvm run -p 8000 -- python3 -m http.server 8000
   smolvm run -p 8080:80 -p 5432 -p 5353:53/udp --memory 1024
+  smolvm run -d --name web -p 8000 -- python3 -m http.server 8000
   echo 'print(6 * 7)' | smolvm run -i -- python3 -`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			before := len(args)
-			if dash := cmd.ArgsLenAtDash(); dash >= 0 {
-				before = dash
-			}
-			if before > 1 {
-				return fmt.Errorf("run takes one image; put the command behind --, as in: smolvm run %s -- %s", args[0], args[1])
-			}
-			return nil
-		},
+		Args:              f.checkArgs,
+		ValidArgsFunction: g.completeImages(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			command := args
 			if dash := cmd.ArgsLenAtDash(); dash != 0 && len(args) > 0 {
-				if cmd.Flags().Changed("image") {
-					return fmt.Errorf("the image is given twice: --image %s and %s", f.image, args[0])
+				if err := f.takeImage(cmd, args[0]); err != nil {
+					return err
 				}
-				f.image, command = args[0], args[1:]
+				command = args[1:]
 			}
-			return run(cmd.Context(), g, f, command)
+			if !cmd.Flags().Changed("rm") {
+				f.remove = !f.detach
+			}
+			if f.detach {
+				return f.runDetached(cmd, g, command)
+			}
+			return f.runHere(cmd.Context(), g, command)
 		},
 	}
+	f.register(g, cmd)
 	flags := cmd.Flags()
+	settingVar(cmd, flags, &f.accelerator, "accel")
+	settingVar(cmd, flags, &f.transport, "transport")
 	flags.StringArrayVarP(&f.ports, "publish", "p", nil, "put a port of the guest on localhost: `[HOST:]GUEST[/udp]`, also ranges such as 8000-8010:9000-9010 (may be repeated)")
 	flags.BoolVar(&f.strict, "strict", false, "fail if a host port is busy, rather than take the next free one")
-	flags.StringVar(&f.name, "name", "", "name of the VM (default: made up)")
-	flags.StringVar(&f.image, "image", "debian", "image of the VM")
-	flags.IntVar(&f.memory, "memory", 512, "memory in `MiB`")
-	flags.IntVar(&f.cpus, "cpus", 1, "number of processors")
-	flags.IntVar(&f.disk, "disk", 0, "size of the disk in `GiB` (default: the image's)")
-	flags.StringArrayVarP(&f.env, "env", "e", nil, "set a variable for the command: `NAME=VALUE`, or NAME to pass the host's on (may be repeated)")
-	flags.StringVar(&f.network, "network", string(smolvm.NetworkAuto), "how the VM reaches the network: auto, nat, user or none")
-	flags.StringVar(&f.transport, "transport", "", "force a transport for ports: nftables or ssh_tunnel")
-	flags.StringVar(&f.accelerator, "accel", "", "force an accelerator: kvm or tcg")
-	flags.BoolVar(&f.remove, "rm", true, "remove the VM at the end; --rm=false keeps it, stopped")
+	flags.BoolVar(&f.remove, "rm", false, "remove the VM at the end; --rm=false keeps it, stopped (default: true, with --detach false)")
+	flags.BoolVarP(&f.detach, "detach", "d", false, "let the VM live on its own, in the background")
 	flags.BoolVarP(&f.interactive, "interactive", "i", false, "pass standard input to the command")
-	for flag, values := range map[string][]cobra.Completion{
-		"network":   {"auto", "nat", "user", "none"},
-		"transport": {"nftables", "ssh_tunnel"},
-		"accel":     {"kvm", "tcg"},
-	} {
-		// It fails only for a flag that does not exist.
-		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
-	}
+	flags.BoolVarP(&f.terminal, "tty", "t", false, "give the command a terminal, this one")
 	return cmd
 }
 
+// checkArgs finds what cannot go together.
+func (f *runFlags) checkArgs(cmd *cobra.Command, args []string) error {
+	before := len(args)
+	if dash := cmd.ArgsLenAtDash(); dash >= 0 {
+		before = dash
+	}
+	switch command := len(args) > before; {
+	case before > 1:
+		return fmt.Errorf("run takes one image; put the command behind --, as in: smolvm run %s -- %s", args[0], args[1])
+	case f.detach && f.terminal:
+		return errors.New("--detach and --tty cannot go together")
+	case f.detach && f.interactive:
+		return errors.New("--detach and --interactive cannot go together")
+	case (f.terminal || f.interactive) && !command:
+		return errors.New("--tty and --interactive need a command, as in: smolvm run -it -- bash")
+	}
+	return nil
+}
+
 // options are the library's options that the flags stand for.
-func (f runFlags) options() []smolvm.Option {
-	opts := []smolvm.Option{
-		smolvm.Name(f.name), smolvm.Image(f.image), smolvm.Memory(f.memory), smolvm.CPUs(f.cpus),
-		smolvm.DiskSize(int64(f.disk) << 30), smolvm.Network(smolvm.NetworkMode(f.network)),
-		smolvm.Accelerate(smolvm.Accelerator(f.accelerator)),
-	}
-	for _, e := range f.env {
-		if value, ok := os.LookupEnv(e); ok {
-			e += "=" + value
-		}
-		opts = append(opts, smolvm.Env(e))
-	}
+func (f *runFlags) options() ([]smolvm.Option, error) {
+	opts, err := f.vmFlags.options()
+	opts = append(opts, smolvm.Accelerate(smolvm.Accelerator(f.accelerator)))
 	if !f.remove {
 		opts = append(opts, smolvm.Keep())
 	}
-	return opts
+	return opts, err
 }
 
-func run(ctx context.Context, g *globals, f runFlags, command []string) (err error) {
-	specs := make([]smolvm.PortSpec, len(f.ports))
-	for i, p := range f.ports {
-		if specs[i], err = smolvm.ParsePortSpec(p); err != nil {
-			return err
-		}
+// launch starts the VM, to be run by whom the options say, and returns the ports to publish.
+func (f *runFlags) launch(ctx context.Context, g *globals, options func() ([]smolvm.Option, func())) (*smolvm.VM, []smolvm.PortSpec, error) {
+	if f.terminal && !isTerminal(os.Stdin) {
+		return nil, nil, errNoTerminal
 	}
-	opts, done := g.options()
-	vm, err := smolvm.Launch(ctx, append(opts, f.options()...)...)
-	done()
+	specs, err := parsePorts(f.ports)
+	if err != nil {
+		return nil, nil, err
+	}
+	what, err := f.options()
+	if err != nil {
+		return nil, nil, err
+	}
+	opts, done := options()
+	defer done()
+	g.progress().say("starting a VM")
+	vm, err := smolvm.Launch(ctx, append(opts, what...)...)
+	return vm, specs, interrupted(ctx, err, "no VM was made")
+}
+
+// runHere runs a VM that this program owns: it ends with it, whatever happens.
+func (f *runFlags) runHere(ctx context.Context, g *globals, command []string) (err error) {
+	vm, specs, err := f.launch(ctx, g, g.foreground)
 	if err != nil {
 		return err
 	}
 	defer func() {
+		end := "stopped and removed"
+		if !f.remove {
+			end = "stopped"
+		}
+		err = interrupted(ctx, err, "VM %s was %s", vm.Name(), end)
 		if closeErr := vm.Close(); closeErr != nil {
-			err = errors.Join(err, fmt.Errorf("remove VM %s: %w", vm.Name(), closeErr))
+			err = also(err, fmt.Errorf("end VM %s: %w", vm.Name(), closeErr))
 		}
 	}()
-	if err := publish(ctx, vm, specs, f); err != nil {
+	if err := f.publish(ctx, vm, specs); err != nil {
 		return err
 	}
 	if len(command) == 0 {
 		fmt.Fprintf(os.Stderr, "%s is running; Ctrl-C stops it\n", vm.Name())
-		<-ctx.Done()
-		return ctx.Err()
+		return untilEnd(ctx, vm)
 	}
 	cmd := vm.Command(ctx, command[0], command[1:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if f.interactive {
 		cmd.Stdin = os.Stdin
 	}
+	if f.terminal {
+		return commandStatus(runInTerminal(ctx, cmd))
+	}
 	return commandStatus(cmd.Run())
 }
 
+// untilEnd waits until the VM has ended, or ctx has.
+func untilEnd(ctx context.Context, vm *smolvm.VM) error {
+	if err := vm.Wait(ctx); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// undoTimeout bounds the removal of a VM of which not all could be done.
+const undoTimeout = 30 * time.Second
+
+// runDetached starts a VM that lives on its own. If not all that was asked for can be done,
+// nothing is left.
+func (f *runFlags) runDetached(cmd *cobra.Command, g *globals, command []string) (err error) {
+	ctx := cmd.Context()
+	vm, specs, err := f.launch(ctx, g, g.options)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+			defer cancel()
+			if undoErr := vm.Delete(ctx); undoErr != nil {
+				err = also(err, fmt.Errorf("remove VM %s: %w", vm.Name(), undoErr))
+			}
+		}
+		err = also(err, vm.Close())
+	}()
+	if err := f.publish(ctx, vm, specs); err != nil {
+		return interrupted(ctx, err, "VM %s was removed", vm.Name())
+	}
+	if len(command) > 0 {
+		command := vm.Command(ctx, command[0], command[1:]...)
+		command.PowerOff = f.remove
+		if err := commandStatus(command.StartDetached()); err != nil {
+			return interrupted(ctx, err, "VM %s was removed", vm.Name())
+		}
+	}
+	_, err = fmt.Fprintln(cmd.OutOrStdout(), vm.Name())
+	return err
+}
+
 // publish exposes ports and says where.
-func publish(ctx context.Context, vm *smolvm.VM, specs []smolvm.PortSpec, f runFlags) error {
+func (f *runFlags) publish(ctx context.Context, vm *smolvm.VM, specs []smolvm.PortSpec) error {
 	var opts []smolvm.PortOption
 	if f.strict {
 		opts = append(opts, smolvm.Strict())
@@ -159,11 +222,7 @@ func publish(ctx context.Context, vm *smolvm.VM, specs []smolvm.PortSpec, f runF
 		return err
 	}
 	for _, fw := range forwards {
-		guest := strconv.Itoa(fw.GuestPort)
-		if fw.Protocol == smolvm.UDP {
-			guest += "/udp"
-		}
-		fmt.Fprintf(os.Stderr, "127.0.0.1:%d -> %s  transport=%s\n", fw.HostPort, guest, fw.Transport)
+		fmt.Fprintln(os.Stderr, describeForward(fw))
 	}
 	return nil
 }
@@ -176,7 +235,7 @@ func commandStatus(err error) error {
 	case errors.As(err, &exit):
 		return exitStatus(exit.ExitCode())
 	case errors.As(err, &start):
-		fmt.Fprintln(os.Stderr, "smolvm:", err)
+		fmt.Fprintln(os.Stderr, "smolvm:", plain(err.Error()))
 		if start.NotFound {
 			return exitStatus(exitNotFound)
 		}

@@ -291,7 +291,7 @@ func TestCommandKeeps(t *testing.T) {
 	if stdout, stderr, code := f.runToEnd(f.smolvmCmd("rm", "kept")); code != 0 || stdout != "kept\n" {
 		t.Errorf("rm: exit code %d, %q, %q", code, stdout, stderr)
 	}
-	if _, stderr, code := f.runToEnd(f.smolvmCmd("rm", "kept")); code != 125 || !strings.Contains(stderr, "not found") {
+	if _, stderr, code := f.runToEnd(f.smolvmCmd("rm", "kept")); code != 1 || !strings.Contains(stderr, "not found") {
 		t.Errorf("rm of nothing: exit code %d, %q", code, stderr)
 	}
 }
@@ -318,7 +318,7 @@ func TestCommandDoctor(t *testing.T) {
 	if stdout, _, code := f.runToEnd(f.smolvmCmd("version", "--json")); code != 0 || !strings.Contains(stdout, `"version"`) {
 		t.Errorf("version --json: exit code %d, %q", code, stdout)
 	}
-	if _, stderr, code := f.runToEnd(f.smolvmCmd("docter")); code != 125 || !strings.Contains(stderr, "doctor") {
+	if _, stderr, code := f.runToEnd(f.smolvmCmd("docter")); code != 2 || !strings.Contains(stderr, "doctor") {
 		t.Errorf("a misspelt verb: exit code %d, %q", code, stderr)
 	}
 	if stdout, _, code := f.runToEnd(f.smolvmCmd("completion", "bash")); code != 0 || !strings.Contains(stdout, "smolvm") {

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/smolvm/smolvm"
+)
+
+func newImagesCommand(g *globals) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "images",
+		Short: "List the images that VMs can be made on",
+		Long: `List the images that VMs can be made on. One that a newer of the same name has
+replaced is listed as long as VMs are made on it. Those of root's data directory
+serve every user of the host.`,
+		Example: "  smolvm images\n  smolvm images --json | jq -r '.[] | select(.vms == []) | .name'",
+		Args:    argsOfUse,
+	}
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		opts, done := g.options()
+		images, err := smolvm.Images(cmd.Context(), opts...)
+		done()
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			if images == nil {
+				images = []smolvm.ImageInfo{}
+			}
+			return printJSON(cmd.OutOrStdout(), images)
+		}
+		return imageTable(newTable(cmd.OutOrStdout(), "NAME", "ID", "SIZE", "AGE", "KERNEL", "VMS"), images, time.Now()).flush()
+	}
+	return cmd
+}
+
+// shortID is as many digits of an ID as tell one image from another.
+const shortID = 12
+
+// imageTable fills a table with images.
+func imageTable(t *table, images []smolvm.ImageInfo, now time.Time) *table {
+	for _, image := range images {
+		name := image.Name
+		switch {
+		case !image.Current:
+			name += " (replaced)"
+		case image.Shared:
+			name += " (shared)"
+		}
+		t.row(name, image.ID[:min(shortID, len(image.ID))], size(image.Size), age(now.Sub(image.Created)), image.Kernel,
+			cmp.Or(strings.Join(image.VMs, ", "), "-"))
+	}
+	return t
+}
+
+func newPullCommand(g *globals) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "pull [IMAGE]",
+		Short: "Make an image ready, so that no start has to wait for it",
+		Long: `Make an image ready, so that no start has to wait for it.
+
+The image "debian", the default, is made from the host's own package sources.
+An image in root's data directory serves every user of the host.`,
+		Example:           "  smolvm pull\n  sudo smolvm pull debian",
+		Args:              argsOfUse,
+		ValidArgsFunction: g.completeImages(1),
+	}
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		opts, done := g.options()
+		image, err := smolvm.Pull(cmd.Context(), strings.Join(append(args, "debian")[:1], ""), opts...)
+		done()
+		if err != nil {
+			return interrupted(cmd.Context(), err, "the image was not made")
+		}
+		return printImage(cmd, image, *asJSON)
+	}
+	return cmd
+}
+
+func newBuildCommand(g *globals) *cobra.Command {
+	var build smolvm.BuildOptions
+	cmd := &cobra.Command{
+		Use:   "build NAME",
+		Short: "Make an image with packages of your choice",
+		Long: `Make an image with packages of your choice, from the host's own package sources.
+
+If there is an image of that name already, the name means the new one from then on.
+VMs that were made on the former one keep it.`,
+		Example: `  smolvm build web --package nginx --package sqlite3
+  smolvm run web -- nginx -v`,
+		Args: argsOfUse,
+	}
+	cmd.Flags().StringArrayVar(&build.Packages, "package", nil, "Debian `package` to install beside the usual ones (may be repeated)")
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		opts, done := g.options()
+		image, err := smolvm.BuildImage(cmd.Context(), args[0], build, opts...)
+		done()
+		if err != nil {
+			return interrupted(cmd.Context(), err, "the image was not made")
+		}
+		return printImage(cmd, image, *asJSON)
+	}
+	return cmd
+}
+
+// printImage tells about an image that is ready.
+func printImage(cmd *cobra.Command, image smolvm.ImageInfo, asJSON bool) error {
+	if asJSON {
+		return printJSON(cmd.OutOrStdout(), image)
+	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s, Linux %s, %s in %s\n", image.Name, image.ID, image.Kernel, size(image.Size), image.Dir)
+	return err
+}
+
+func newRemoveImageCommand(g *globals) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "rmi IMAGE...",
+		Short: "Remove images",
+		Long: `Remove images that no VM is made on. An image that can be made again is, when it is
+next used.`,
+		Example:           "  smolvm rmi web\n  smolvm rmi web db",
+		Args:              argsOfUse,
+		ValidArgsFunction: g.completeImages(0),
+	}
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, names []string) error {
+		opts, done := g.options()
+		defer done()
+		results := []batched{}
+		var outcomes []error
+		for _, name := range distinct(names) {
+			result := batched{Name: name}
+			err := smolvm.RemoveImage(cmd.Context(), name, opts...)
+			switch {
+			case err != nil:
+				result.Error = plain(err.Error())
+			case !*asJSON:
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), name)
+			}
+			results, outcomes = append(results, result), append(outcomes, err)
+		}
+		var err error
+		if *asJSON {
+			err = printJSON(cmd.OutOrStdout(), results)
+		}
+		return also(together(outcomes), err)
+	}
+	return cmd
+}

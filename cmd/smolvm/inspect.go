@@ -1,0 +1,51 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/smolvm/smolvm"
+)
+
+func newInspectCommand(g *globals) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "inspect VM...",
+		Short: "Tell all that is known of VMs, as JSON",
+		Long: `Tell all that is known of VMs, as JSON: of one VM an object, of several a list. At a
+terminal, without --json, it is laid out for people.`,
+		Example: `  smolvm inspect web
+  smolvm inspect web | jq -r .vmm.accel
+  smolvm inspect web db | jq -r '.[] | .name + " " + .ip'`,
+		Args:              argsOfUse,
+		ValidArgsFunction: g.completeVMs(0, nil),
+	}
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, names []string) error {
+		var found []listed
+		var failed failures
+		for _, name := range names {
+			err := g.with(cmd.Context(), name, func(vm *smolvm.VM) error {
+				info, err := vm.Info(cmd.Context())
+				if err == nil {
+					found = append(found, newListed(info))
+				}
+				return err
+			})
+			if err != nil {
+				failed = append(failed, &vmError{name, err})
+			}
+		}
+		var value any = found
+		if len(names) == 1 && len(found) == 1 {
+			value = found[0]
+		}
+		indent := "  "
+		if *asJSON || !isTerminal(cmd.OutOrStdout()) {
+			indent = ""
+		}
+		if len(found) > 0 {
+			return also(together(failed), encodeJSON(cmd.OutOrStdout(), value, indent))
+		}
+		return together(failed)
+	}
+	return cmd
+}

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"syscall"
+)
+
+// endless is the error of a verb that goes on until it is told to end: a signal is no failure
+// then, and there is nothing to say.
+func endless(ctx context.Context, err error) error {
+	if sig, ok := errors.AsType[signalled](context.Cause(ctx)); ok && err != nil {
+		return exitStatus(128 + int(sig))
+	}
+	return err
+}
+
+// relayed is a command that signals are passed on to.
+type relayed interface {
+	Start() error
+	Wait() error
+	Signal(sig os.Signal) error
+}
+
+// relay runs a command. A signal that ends ctx while the command is started ends that, and
+// later is the command's: how it takes it decides what relay returns.
+func relay(ctx context.Context, command func(context.Context) (relayed, error)) error {
+	life, kill := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer kill(nil)
+	started := context.AfterFunc(ctx, func() { kill(context.Cause(ctx)) })
+	cmd, err := command(life)
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	if started() {
+		defer context.AfterFunc(ctx, func() {
+			sig, ok := errors.AsType[signalled](context.Cause(ctx))
+			if !ok || cmd.Signal(syscall.Signal(sig)) != nil {
+				kill(context.Cause(ctx))
+			}
+		})()
+	}
+	return cmd.Wait()
+}

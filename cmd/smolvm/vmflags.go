@@ -1,0 +1,53 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/smolvm/smolvm"
+)
+
+// vmFlags are the flags that say what a VM is to be, of run and of create.
+type vmFlags struct {
+	name    string
+	image   string
+	memory  int
+	cpus    int
+	disk    int
+	env     []string
+	network string
+}
+
+func (f *vmFlags) register(g *globals, cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.name, "name", "", "name of the VM (default: made up)")
+	settingVar(cmd, flags, &f.image, "image")
+	settingVar(cmd, flags, &f.memory, "memory")
+	settingVar(cmd, flags, &f.cpus, "cpus")
+	settingVar(cmd, flags, &f.disk, "disk")
+	settingVar(cmd, flags, &f.network, "network")
+	flags.StringArrayVarP(&f.env, "env", "e", nil, "set a variable for all commands in the VM: `NAME=VALUE`, or NAME to pass the host's on (may be repeated)")
+	// It fails only for a flag that does not exist.
+	_ = cmd.RegisterFlagCompletionFunc("image", g.completeImages(0))
+}
+
+// takeImage takes the image that is an argument, rather than a flag.
+func (f *vmFlags) takeImage(cmd *cobra.Command, image string) error {
+	if cmd.Flags().Changed("image") {
+		return misuse(cmd, "the image is given twice: --image %s and %s", f.image, image)
+	}
+	f.image = image
+	return nil
+}
+
+// maxGiB keeps a disk's size countable in bytes. It is more than the library allows.
+const maxGiB = 1 << 30
+
+// options are the library's options that the flags stand for.
+func (f *vmFlags) options() ([]smolvm.Option, error) {
+	env, err := environment(f.env)
+	return []smolvm.Option{
+		smolvm.Name(f.name), smolvm.Image(f.image), smolvm.Memory(f.memory), smolvm.CPUs(f.cpus),
+		smolvm.DiskSize(min(int64(f.disk), maxGiB) << 30), smolvm.Network(smolvm.NetworkMode(f.network)),
+		smolvm.Env(env...),
+	}, err
+}
