@@ -21,13 +21,15 @@ import (
 type settings struct {
 	rounds int           // of every comparison
 	length time.Duration // of one measurement of throughput
-	vms    int           // to start
+	vms    int           // to start one after the other
+	crowd  int           // that run together
 	peers  string        // directory of the peers
 }
 
 // The parts of the benchmark, in the order of the results.
 const (
 	partVM        = "vm"
+	partCommand   = "command"
 	partForward   = "forward"
 	partForwardVM = "forward-vm"
 )
@@ -36,11 +38,12 @@ func main() {
 	linktest.Main()
 	playRole()
 	out := flag.String("out", "bench/RESULTS.md", "file to write")
-	only := flag.String("only", "", "measure these parts only, separated by commas: vm, forward, forward-vm")
+	only := flag.String("only", "", "measure these parts only, separated by commas: vm, command, forward, forward-vm")
 	var set settings
 	flag.IntVar(&set.rounds, "rounds", 6, "rounds of every comparison of forwarding")
 	seconds := flag.Float64("seconds", 1, "length of one measurement of throughput")
 	flag.IntVar(&set.vms, "vms", 10, "VMs to start")
+	flag.IntVar(&set.crowd, "crowd", 50, "VMs that run together while the command is measured")
 	flag.StringVar(&set.peers, "peers", "", "directory of the peers' programs: what scripts/peers.sh prints")
 	flag.Parse()
 	debug.SetGCPercent(400) // as the command does
@@ -67,6 +70,7 @@ func run(out, only string, set settings) error {
 		measure func(context.Context, settings) (string, error)
 	}{
 		{partVM, measureVMs},
+		{partCommand, measureCommand},
 		{partForward, measureForwarding},
 		{partForwardVM, measureForwardingToVM},
 	} {
