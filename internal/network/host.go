@@ -16,7 +16,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync/atomic"
 
 	"github.com/google/nftables"
@@ -107,15 +106,26 @@ func haveNetAdmin() error {
 	return nil
 }
 
-// stateDir is the runtime directory of this network namespace.
-func (h *Host) stateDir() (string, error) {
-	target, err := os.Readlink("/proc/thread-self/ns/net") // net:[4026531840]
+// StateDir is the runtime directory of this network namespace. It exists while VMs do.
+func (h *Host) StateDir() (string, error) {
+	space, err := namespace()
 	if err != nil {
 		return "", fmt.Errorf("identify network namespace: %w", err)
 	}
-	inode, err := strconv.ParseUint(strings.TrimSuffix(strings.TrimPrefix(target, "net:["), "]"), 10, 64)
+	return filepath.Join(h.dir, "net-"+space), nil
+}
+
+// namespace identifies the network namespace that the thread is in, for as long as the host is up.
+func namespace() (string, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return "", fmt.Errorf("identify network namespace: %w", err)
+		return "", os.NewSyscallError("socket", err)
 	}
-	return filepath.Join(h.dir, "net-"+strconv.FormatUint(inode, 10)), nil
+	defer unix.Close(fd) //nolint:errcheck // nothing was written to it
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if errors.Is(err, unix.ENOPROTOOPT) {
+		// Before Linux 5.14 there is its inode only, which another one has after it.
+		return os.Readlink("/proc/thread-self/ns/net")
+	}
+	return strconv.FormatUint(cookie, 10), os.NewSyscallError("getsockopt", err)
 }

@@ -11,11 +11,11 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
-// closeTimeout bounds how long Close waits for other processes.
-const closeTimeout = 10 * time.Second
+// closeTimeout bounds how long Close waits for other processes: a hundred VMs may go at once,
+// on a host that has no time for it.
+const closeTimeout = time.Minute
 
 // Attachment says how a VM is to be connected.
 type Attachment struct {
@@ -69,7 +69,8 @@ func (h *Host) Attach(ctx context.Context, a Attachment) (*Interface, error) {
 			i, err = h.attach(a)
 		}
 		if err != nil {
-			return errors.Join(err, h.reap(s))
+			_, reapErr := h.reap(s)
+			return errors.Join(err, reapErr)
 		}
 		i.release = release
 		h.reconciler.keep(i)
@@ -181,17 +182,7 @@ func (i *Interface) Close() error {
 	defer cancel()
 	i.host.reconciler.forget(i)
 	i.release()
-	err := i.host.locked(ctx, func(s *state) error {
-		err := netlink.LinkDel(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Index: i.Index}})
-		if err != nil && !errors.Is(err, unix.ENODEV) {
-			return fmt.Errorf("delete interface: %w", err)
-		}
-		if err := i.host.reap(s); err != nil {
-			return err
-		}
-		return i.host.endFlows(guestFlows(i.GuestAddr)...)
-	})
-	if err != nil {
+	if err := i.host.detach(ctx, i.Name, i.Index, i.GuestAddr); err != nil {
 		return fmt.Errorf("detach VM from network: %w", err)
 	}
 	i.closed = true

@@ -19,7 +19,7 @@ const (
 // locked runs change while no other process changes what VMs have in common.
 // When no VM is left, neither is the runtime directory.
 func (h *Host) locked(ctx context.Context, change func(s *state) error) (err error) {
-	dir, err := h.stateDir()
+	dir, err := h.StateDir()
 	if err != nil {
 		return err
 	}
@@ -51,13 +51,13 @@ func (h *Host) locked(ctx context.Context, change func(s *state) error) (err err
 // may have removed the file; then what was locked is nobody's.
 func lockDir(ctx context.Context, dir string) (*flock.Flock, error) {
 	for {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, err
-		}
 		lock := flock.New(filepath.Join(dir, lockFile))
-		_, err := lock.TryLockContext(ctx, lockRetry)
+		err := os.MkdirAll(dir, 0o700)
+		if err == nil {
+			_, err = lock.TryLockContext(ctx, lockRetry)
+		}
 		if errors.Is(err, os.ErrNotExist) && ctx.Err() == nil {
-			continue // the directory went this moment
+			continue // the directory, or the one above, went this moment
 		}
 		if err != nil {
 			return nil, err

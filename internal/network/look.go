@@ -62,7 +62,7 @@ func (h *Host) mend(s *state, kept []*Interface, lose func(*Interface)) (mended 
 		})
 	}
 	each((*Interface).mark)
-	if err := h.reap(s); err != nil {
+	if _, err := h.reap(s); err != nil {
 		return mended, errors.Join(append(errs, err)...)
 	}
 	each((*Interface).arrange)

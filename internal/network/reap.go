@@ -13,32 +13,36 @@ import (
 // remain, it also mends the table. It disturbs no VM and is cheap enough to be
 // called by every command.
 func (h *Host) Reap(ctx context.Context) error {
-	if err := h.locked(ctx, h.reap); err != nil {
+	err := h.locked(ctx, func(s *state) error {
+		_, err := h.reap(s)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("clean up network: %w", err)
 	}
 	return nil
 }
 
-// reap is Reap under the lock.
-func (h *Host) reap(s *state) error {
+// reap is Reap under the lock. It returns the addresses of the guests that remain.
+func (h *Host) reap(s *state) (alive map[netip.Addr]bool, err error) {
 	alive, egress, err := h.guests()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	h.wanted.forgetGuests(func(guest netip.Addr) bool { return h.pool.Contains(guest) && !alive[guest] })
 	if len(alive) == 0 {
 		if err := s.giveBack(); err != nil {
-			return err
+			return alive, err
 		}
 		if err := h.sockets.change(removeTables); err != nil {
-			return err
+			return alive, err
 		}
-		return h.removePoolRoute()
+		return alive, h.removePoolRoute()
 	}
 	if err := h.ensureFor(s, egress); err != nil {
-		return err
+		return alive, err
 	}
-	return h.deleteForwardsTo(func(guest netip.Addr) bool { return h.pool.Contains(guest) && !alive[guest] })
+	return alive, h.deleteForwardsTo(func(guest netip.Addr) bool { return h.pool.Contains(guest) && !alive[guest] })
 }
 
 // ensure sets up what VMs share, as far as there are VMs that need it.

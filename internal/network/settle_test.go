@@ -30,7 +30,7 @@ func wait(t *testing.T, what string, ok func() bool) {
 // holdLock keeps everybody from changing what VMs have in common, until release.
 func holdLock(t *testing.T, h *Host) (release func()) {
 	t.Helper()
-	dir, err := h.stateDir()
+	dir, err := h.StateDir()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func settle(t *testing.T, h *Host) {
 // watchLock returns what tells whether anybody has opened the lock since it was last asked.
 func watchLock(t *testing.T, h *Host) (opened func() bool) {
 	t.Helper()
-	dir, err := h.stateDir()
+	dir, err := h.StateDir()
 	if err != nil {
 		t.Fatal(err)
 	}

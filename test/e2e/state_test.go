@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/network"
 )
@@ -40,11 +39,11 @@ func hostState(t *testing.T, dirs ...string) []string {
 // which change as they please.
 func runtimeDir(t *testing.T) string {
 	t.Helper()
-	var ns unix.Stat_t
-	if err := unix.Stat("/proc/thread-self/ns/net", &ns); err != nil {
+	dir, err := network.NewHost(network.Options{}).StateDir()
+	if err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprintf("%s/net-%d", network.DefaultRuntimeDir, ns.Ino)
+	return dir
 }
 
 // wantState waits for the host to be as it was: some of the kernel's own clean-up
