@@ -89,7 +89,7 @@ func (c *Cmd) Start() error {
 		return errors.New("smolvm: command was already started")
 	}
 	p, err := c.vm.StartCommand(c.ctx, machine.Command{
-		Args: c.Args, Dir: c.Dir, Env: c.Env, User: c.User, Terminal: c.Terminal,
+		Exec:  guestapi.Exec{Argv: c.Args, Dir: c.Dir, Env: c.Env, User: c.User, Terminal: c.Terminal},
 		Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr,
 	})
 	c.process = p
@@ -103,9 +103,9 @@ func (c *Cmd) StartDetached() error {
 	if c.process != nil {
 		return errors.New("smolvm: command was already started")
 	}
-	_, err := c.vm.StartCommand(c.ctx, machine.Command{
-		Args: c.Args, Dir: c.Dir, Env: c.Env, User: c.User, Detach: true, PowerOff: c.PowerOff,
-	})
+	_, err := c.vm.StartCommand(c.ctx, machine.Command{Exec: guestapi.Exec{
+		Argv: c.Args, Dir: c.Dir, Env: c.Env, User: c.User, Detach: true, PowerOff: c.PowerOff,
+	}})
 	return err
 }
 

@@ -75,16 +75,21 @@ func parsePorts(texts []string) (specs []smolvm.PortSpec, err error) {
 	return specs, nil
 }
 
-// expose exposes ports of a VM and says where.
-func (f exposeFlags) expose(ctx context.Context, g *globals, vm *smolvm.VM, specs []smolvm.PortSpec, out io.Writer) error {
+// portOptions are the library's options for ports that are put on localhost.
+func portOptions(strict bool, transport string) []smolvm.PortOption {
 	var opts []smolvm.PortOption
-	if f.strict {
+	if strict {
 		opts = append(opts, smolvm.Strict())
 	}
-	if f.transport != "" {
-		opts = append(opts, smolvm.Transport(smolvm.TransportKind(f.transport)))
+	if transport != "" {
+		opts = append(opts, smolvm.Transport(smolvm.TransportKind(transport)))
 	}
-	forwards, err := vm.ExposeAll(ctx, specs, opts...)
+	return opts
+}
+
+// expose exposes ports of a VM and says where.
+func (f exposeFlags) expose(ctx context.Context, g *globals, vm *smolvm.VM, specs []smolvm.PortSpec, out io.Writer) error {
+	forwards, err := vm.ExposeAll(ctx, specs, portOptions(f.strict, f.transport)...)
 	if err != nil {
 		return interrupted(ctx, err, "either all of the ports are exposed or none; see: smolvm ports %s", vm.Name())
 	}

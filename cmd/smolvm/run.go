@@ -210,14 +210,7 @@ func (f *runFlags) runDetached(cmd *cobra.Command, g *globals, command []string)
 
 // publish exposes ports and says where.
 func (f *runFlags) publish(ctx context.Context, vm *smolvm.VM, specs []smolvm.PortSpec) error {
-	var opts []smolvm.PortOption
-	if f.strict {
-		opts = append(opts, smolvm.Strict())
-	}
-	if f.transport != "" {
-		opts = append(opts, smolvm.Transport(smolvm.TransportKind(f.transport)))
-	}
-	forwards, err := vm.ExposeAll(ctx, specs, opts...)
+	forwards, err := vm.ExposeAll(ctx, specs, portOptions(f.strict, f.transport)...)
 	if err != nil {
 		return err
 	}

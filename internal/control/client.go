@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"syscall"
+	"time"
 
 	"github.com/smolvm/smolvm/internal/forward"
 	"github.com/smolvm/smolvm/internal/machine"
@@ -48,14 +49,26 @@ func (c *client) connect(ctx context.Context) (net.Conn, error) {
 	return conn, err
 }
 
+// hangUp cancels a request whose outcome nobody waits for.
+func hangUp(conn net.Conn) { _ = conn.Close() }
+
+// takeBack cancels a request whose outcome matters: the owner sees the end of what this side
+// sends, cancels the work and answers how it ended, which may be that it was done just before.
+func takeBack(conn net.Conn) {
+	_ = conn.SetReadDeadline(time.Now().Add(ownerTimeout))
+	if half, ok := conn.(halfCloser); !ok || half.CloseWrite() != nil {
+		_ = conn.Close()
+	}
+}
+
 // exchange sends a request and returns the answer, whose status is to be want. The caller owes
-// the connection a Close. Until then it is closed when ctx ends, unless detach is called.
-func (c *client) exchange(ctx context.Context, method, path string, body any, want int) (_ *exchange, err error) {
+// the connection a Close. If ctx ends before that, cancel is called with it, unless detach was.
+func (c *client) exchange(ctx context.Context, cancel func(net.Conn), method, path string, body any, want int) (_ *exchange, err error) {
 	conn, err := c.connect(ctx)
 	if err != nil {
 		return nil, c.lost(ctx, err)
 	}
-	x := &exchange{stream: stream{Conn: conn}, detach: context.AfterFunc(ctx, func() { _ = conn.Close() })}
+	x := &exchange{stream: stream{Conn: conn}, detach: context.AfterFunc(ctx, func() { cancel(conn) })}
 	defer func() {
 		if err != nil {
 			_ = x.Close() // it is of no more use
@@ -134,9 +147,13 @@ func (c *client) check(ctx context.Context, resp *http.Response, want int) error
 	return parseProblem(body)
 }
 
-// call sends a request and reads the answer, if it is wanted.
+// call sends a request and reads the answer, if it is wanted. When ctx ends, the request is taken
+// back; call returns nil if it was too late for that.
 func (c *client) call(ctx context.Context, method, path string, body, answer any) error {
-	x, err := c.exchange(ctx, method, path, body, http.StatusOK)
+	x, err := c.exchange(ctx, takeBack, method, path, body, http.StatusOK)
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		return ctx.Err() // the owner knows of no deadline
+	}
 	if err != nil {
 		return err
 	}
@@ -169,13 +186,18 @@ func (c *client) Delete(ctx context.Context) error { return c.post(ctx, pathDele
 // Stop has the owner stop the VM in order. If ctx ends before, it is killed, as by an owner
 // in this process.
 func (c *client) Stop(ctx context.Context) error {
-	err := c.post(ctx, pathStop, nil)
-	if ctx.Err() == nil {
-		return err
+	bounded := context.WithoutCancel(ctx)
+	killed := make(chan error, 1)
+	tooLate := context.AfterFunc(ctx, func() {
+		ctx, cancel := context.WithTimeout(bounded, ownerTimeout)
+		defer cancel()
+		killed <- c.Kill(ctx)
+	})
+	err := c.post(bounded, pathStop, nil)
+	if !tooLate() {
+		return <-killed
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ownerTimeout)
-	defer cancel()
-	return c.Kill(ctx)
+	return err
 }
 
 func (c *client) Wait(ctx context.Context) error {
@@ -208,7 +230,7 @@ func (c *client) Unexpose(ctx context.Context, pairs ...forward.Pair) error {
 }
 
 func (c *client) ForwardEvents(ctx context.Context) (iter.Seq[forward.Event], error) {
-	x, err := c.exchange(ctx, http.MethodGet, pathForwardEvents, nil, http.StatusOK)
+	x, err := c.exchange(ctx, hangUp, http.MethodGet, pathForwardEvents, nil, http.StatusOK)
 	if err != nil {
 		return nil, err
 	}

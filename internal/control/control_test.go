@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"reflect"
 	"strings"
 	"sync"
 	"syscall"
@@ -241,11 +242,11 @@ func TestCallerGone(t *testing.T) {
 	go func() {
 		<-vm.waits
 		cancel()
+		<-vm.waits // it was cancelled at the owner's too
 	}()
 	if err := c.Wait(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("wait: %v, want the cancellation", err)
 	}
-	<-vm.waits // it was cancelled at the owner's too
 
 	ctx, cancel = context.WithCancel(t.Context())
 	go func() {
@@ -258,6 +259,20 @@ func TestCallerGone(t *testing.T) {
 	}
 	if err, ok := <-vm.stopped; !ok || err != nil {
 		t.Errorf("the stop was cancelled: %v", err)
+	}
+}
+
+// TestTakenBackTooLate: who cancels learns what was done all the same.
+func TestTakenBackTooLate(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	done := []forward.Forward{{Pair: forward.Pair{HostPort: 8080, GuestPort: 80}}}
+	c := serveFake(t, &fakeVM{expose: func([]forward.Request) []forward.Forward {
+		cancel()
+		return done
+	}})
+	got, err := c.Expose(ctx, forward.Request{GuestPort: 80})
+	if err != nil || !reflect.DeepEqual(got, done) {
+		t.Errorf("got %v, %v, want %v", got, err, done)
 	}
 }
 
@@ -275,7 +290,7 @@ func TestCommand(t *testing.T) {
 	input := bytes.Repeat([]byte("0123456789abcdef"), 300_000) // many windows
 	var stdout, stderr bytes.Buffer
 	p, err := c.StartCommand(t.Context(), machine.Command{
-		Args: []string{"cat"}, Stdin: bytes.NewReader(input), Stdout: &stdout, Stderr: &stderr,
+		Exec: guestapi.Exec{Argv: []string{"cat"}}, Stdin: bytes.NewReader(input), Stdout: &stdout, Stderr: &stderr,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"io"
 	"sync"
+
+	"github.com/smolvm/smolvm/internal/guestapi"
+	"github.com/smolvm/smolvm/internal/machine"
 )
 
 // After a request for a command, or for files, the connection carries frames: a byte that
@@ -106,4 +109,27 @@ type outcome struct {
 	Code    int      `json:"code,omitempty"`
 	Signal  string   `json:"signal,omitempty"`
 	Problem *problem `json:"problem,omitempty"`
+}
+
+// newOutcome packs how it ended.
+func newOutcome(err error) outcome {
+	var exit *machine.ExitError
+	switch {
+	case err == nil:
+		return outcome{}
+	case errors.As(err, &exit):
+		return outcome{Code: exit.Status().Code, Signal: exit.Status().Signal}
+	}
+	return outcome{Problem: newProblem(err)}
+}
+
+// err unpacks it.
+func (o outcome) err() error {
+	switch {
+	case o.Problem != nil:
+		return o.Problem.err()
+	case o.Code != 0 || o.Signal != "":
+		return machine.NewExitError(guestapi.ExitStatus{Code: o.Code, Signal: o.Signal})
+	}
+	return nil
 }

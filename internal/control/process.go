@@ -19,7 +19,7 @@ import (
 
 // open makes a request whose connection is then upgraded. It does not depend on ctx afterwards.
 func (c *client) open(ctx context.Context, path string, body any) (*stream, http.Header, error) {
-	x, err := c.exchange(ctx, http.MethodPost, path, body, http.StatusSwitchingProtocols)
+	x, err := c.exchange(ctx, hangUp, http.MethodPost, path, body, http.StatusSwitchingProtocols)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -41,25 +41,16 @@ type process struct {
 
 // StartCommand starts a command. When ctx ends it is killed, by hanging up.
 func (c *client) StartCommand(ctx context.Context, command machine.Command) (machine.Process, error) {
-	s, header, err := c.open(ctx, pathCommands, guestapi.Exec{
-		Argv: command.Args, Dir: command.Dir, Env: command.Env, User: command.User, Stdin: command.Stdin != nil,
-		Terminal: command.Terminal, Detach: command.Detach, PowerOff: command.PowerOff,
-	})
+	exec := command.Exec
+	exec.Stdin = command.Stdin != nil
+	s, header, err := c.open(ctx, pathCommands, exec)
 	if err != nil {
 		return nil, err
 	}
 	p := &process{client: c, ctx: ctx, id: header.Get(headerCommand), done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
-		o, err := c.converse(ctx, s, conversation{in: command.Stdin, out: command.Stdout, errOut: command.Stderr})
-		switch {
-		case err != nil:
-			p.err = err
-		case o.Problem != nil:
-			p.err = o.Problem.err()
-		case o.Code != 0 || o.Signal != "":
-			p.err = machine.NewExitError(guestapi.ExitStatus{Code: o.Code, Signal: o.Signal})
-		}
+		p.err = c.converse(ctx, s, conversation{in: command.Stdin, out: command.Stdout, errOut: command.Stderr})
 	}()
 	return p, nil
 }
@@ -72,8 +63,8 @@ type conversation struct {
 	whole bool
 }
 
-// converse carries input and output until the owner tells the outcome.
-func (c *client) converse(ctx context.Context, s *stream, talk conversation) (outcome, error) {
+// converse carries input and output until the owner tells the outcome, and returns that.
+func (c *client) converse(ctx context.Context, s *stream, talk conversation) error {
 	defer s.Close() //nolint:errcheck // the outcome is known, or nobody waits for it
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()
@@ -96,13 +87,16 @@ func (c *client) converse(ctx context.Context, s *stream, talk conversation) (ou
 	o, err := talk.listen(s, input)
 	select {
 	case failure := <-failed:
-		return outcome{}, failure
+		return failure
 	default:
 	}
-	if errors.Is(err, errOwnerLost) || ctx.Err() != nil {
-		err = c.lost(ctx, err)
+	switch {
+	case err == nil:
+		return o.err()
+	case errors.Is(err, errOwnerLost) || ctx.Err() != nil:
+		return c.lost(ctx, err)
 	}
-	return o, err
+	return err
 }
 
 // listen reads what the owner sends until it tells the outcome.
@@ -164,11 +158,7 @@ func (c *client) Files(ctx context.Context, op guestapi.Files, in io.Reader, out
 	if err != nil {
 		return err
 	}
-	o, err := c.converse(ctx, s, conversation{in: in, out: out, whole: true})
-	if err == nil && o.Problem != nil {
-		err = o.Problem.err()
-	}
-	return err
+	return c.converse(ctx, s, conversation{in: in, out: out, whole: true})
 }
 
 // Dial connects to an address in the guest.

@@ -78,13 +78,9 @@ func (s *server) command(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	defer cancel()
-	command := machine.Command{
-		Args: exec.Argv, Dir: exec.Dir, Env: exec.Env, User: exec.User, Terminal: exec.Terminal,
-		Detach: exec.Detach, PowerOff: exec.PowerOff,
-	}
 	// The command begins to read and write before the connection is taken over.
 	out := newLateWriter()
-	command.Stdout, command.Stderr = out.stream(frameOutput), out.stream(frameErrors)
+	command := machine.Command{Exec: exec, Stdout: out.stream(frameOutput), Stderr: out.stream(frameErrors)}
 	var input *queue
 	if exec.Stdin {
 		input = newQueue(out.grant)
@@ -103,16 +99,20 @@ func (s *server) command(w http.ResponseWriter, r *http.Request) {
 		s.log.Debug("client of a command is gone", "error", err)
 		return
 	}
-	frames := out.begin(conn)
+	s.converse(conn, out.begin(conn), input, cancel, process.Wait)
+}
+
+// converse takes the client's input while work goes on, and tells the client how that ended. When
+// the client hangs up before, cancel is called.
+func (s *server) converse(conn *stream, frames *frameWriter, input *queue, cancel func(), work func() error) {
 	hungUp := make(chan struct{})
 	go func() {
 		defer close(hungUp)
 		defer cancel()
 		conn.takeInput(input)
 	}()
-	err = frames.finish(commandOutcome(process.Wait()))
-	if err != nil {
-		s.log.Debug("client of a command is gone", "error", err)
+	if err := frames.finish(newOutcome(work())); err != nil {
+		s.log.Debug("client of a command or a copy is gone", "error", err)
 	}
 	if input != nil {
 		input.drop()
@@ -141,18 +141,6 @@ func (s *stream) takeInput(input *queue) {
 			return
 		}
 	}
-}
-
-// commandOutcome packs how a command ended.
-func commandOutcome(err error) outcome {
-	var exit *machine.ExitError
-	switch {
-	case err == nil:
-		return outcome{}
-	case errors.As(err, &exit):
-		return outcome{Code: exit.Status().Code, Signal: exit.Status().Signal}
-	}
-	return outcome{Problem: newProblem(err)}
 }
 
 func (s *server) register(p machine.Process) (id string) {
@@ -214,23 +202,7 @@ func (s *server) files(w http.ResponseWriter, r *http.Request) {
 		input = newQueue(frames.grant)
 		in = input
 	}
-	hungUp := make(chan struct{})
-	go func() {
-		defer close(hungUp)
-		defer cancel()
-		conn.takeInput(input)
-	}()
-	var o outcome
-	if err := s.vm.Files(ctx, op, in, frames.stream(frameOutput)); err != nil {
-		o.Problem = newProblem(err)
-	}
-	if err := frames.finish(o); err != nil {
-		s.log.Debug("client of a copy is gone", "error", err)
-	}
-	if input != nil {
-		input.drop()
-	}
-	conn.end(hungUp)
+	s.converse(conn, frames, input, cancel, func() error { return s.vm.Files(ctx, op, in, frames.stream(frameOutput)) })
 }
 
 // dial connects the client to an address in the guest.

@@ -18,12 +18,9 @@ import (
 // Dial connects to a TCP address as the guest sees it, over the guest channel.
 func (v *VM) Dial(ctx context.Context, address string) (net.Conn, error) {
 	const op = "connect"
-	r, err := v.running(ctx, op)
+	r, err := v.answering(ctx, op)
 	if err != nil {
 		return nil, err
-	}
-	if r.paused.Load() {
-		return nil, &NotRunningError{Op: op, Status: StatusPaused}
 	}
 	conn, err := r.channel.DialContext(ctx, "tcp", address)
 	if err != nil {
@@ -35,12 +32,9 @@ func (v *VM) Dial(ctx context.Context, address string) (net.Conn, error) {
 // Files moves files into the guest or out of it.
 func (v *VM) Files(ctx context.Context, op guestapi.Files, in io.Reader, out io.Writer) error {
 	const verb = "copy files"
-	r, err := v.running(ctx, verb)
+	r, err := v.answering(ctx, verb)
 	if err != nil {
 		return err
-	}
-	if r.paused.Load() {
-		return &NotRunningError{Op: verb, Status: StatusPaused}
 	}
 	if err := r.channel.Files(ctx, op, in, out); err != nil {
 		return v.unlessStopped(context.WithoutCancel(ctx), verb, err)

@@ -23,13 +23,10 @@ const linkTimeout = 2 * time.Second
 func (v *VM) Adopt(ctx context.Context) error {
 	v.life.Lock()
 	defer v.life.Unlock()
-	claim, err := v.own(ctx)
+	claim, r, err := v.own(ctx)
 	if err != nil {
 		return fmt.Errorf("cannot adopt VM: %w", err)
 	}
-	v.mu.Lock()
-	r := v.run
-	v.mu.Unlock()
 	if r != nil && r.alive() {
 		return nil
 	}
@@ -69,22 +66,15 @@ func (v *VM) adopt(ctx context.Context, claim *store.Claim) error {
 		awaitLink(ctx, r)
 	}
 	// What was exposed and not noted goes first: it might be in the way.
-	v.forget(ctx, r, func() ([]forward.Pair, error) {
-		known, err := claim.Forwards()
-		pairs := make([]forward.Pair, len(known))
-		for i, k := range known {
-			pairs[i] = forward.Pair{Protocol: forward.Protocol(k.Protocol), HostPort: k.HostPort, GuestPort: k.GuestPort}
-		}
-		return pairs, err
-	})
+	noted, err := claim.Forwards()
+	if err == nil {
+		err = forgetOthers(ctx, r, noted, pairOf)
+	}
 	v.exposeAgain(ctx, r, claim)
-	v.forget(ctx, r, func() ([]forward.Pair, error) {
-		var pairs []forward.Pair
-		for _, f := range r.forwards.Forwards() {
-			pairs = append(pairs, f.Pair)
-		}
-		return pairs, nil
-	})
+	exposed := func(f forward.Forward) forward.Pair { return f.Pair }
+	if err := errors.Join(err, forgetOthers(ctx, r, r.forwards.Forwards(), exposed)); err != nil {
+		r.log.Warn("could not remove what the last owner had exposed", "error", err)
+	}
 	return nil
 }
 
@@ -96,15 +86,13 @@ func awaitLink(ctx context.Context, r *run) {
 	_, _ = r.channel.Link(ctx)
 }
 
-// forget ends the forwards that a former owner made and that are not known.
-func (v *VM) forget(ctx context.Context, r *run, known func() ([]forward.Pair, error)) {
-	pairs, err := known()
-	if err == nil {
-		err = r.net.forgetOthers(ctx, pairs)
+// forgetOthers ends the forwards that a former owner made and that are not known.
+func forgetOthers[T any](ctx context.Context, r *run, known []T, pairOf func(T) forward.Pair) error {
+	pairs := make([]forward.Pair, len(known))
+	for i, k := range known {
+		pairs[i] = pairOf(k)
 	}
-	if err != nil {
-		r.log.Warn("could not remove what the last owner had exposed", "error", err)
-	}
+	return r.net.forgetOthers(ctx, pairs)
 }
 
 // takeOver makes the run. If it fails, the machine may live on.

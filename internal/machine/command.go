@@ -13,15 +13,9 @@ import (
 	"github.com/smolvm/smolvm/internal/guestlink"
 )
 
-// Command is a command to start in a guest, as guestapi.Exec has it.
+// Command is a command to start in a guest.
 type Command struct {
-	Args           []string
-	Dir            string
-	Env            []string
-	User           string
-	Terminal       *guestapi.Terminal
-	Detach         bool
-	PowerOff       bool
+	Exec           guestapi.Exec // whose Stdin says the same as this one's, and is not looked at
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 }
@@ -84,17 +78,11 @@ func (e *ExitError) Signal() string { return e.status.Signal }
 // StartCommand starts a command in the guest. When ctx ends, the command is killed.
 func (v *VM) StartCommand(ctx context.Context, c Command) (Process, error) {
 	const op = "run command"
-	r, err := v.running(ctx, op)
+	r, err := v.answering(ctx, op)
 	if err != nil {
 		return nil, err
 	}
-	if r.paused.Load() {
-		return nil, &NotRunningError{Op: op, Status: StatusPaused}
-	}
-	exec := guestapi.Exec{
-		Argv: c.Args, Dir: c.Dir, Env: c.Env, User: c.User, Terminal: c.Terminal, Detach: c.Detach, PowerOff: c.PowerOff,
-	}
-	started, err := r.channel.Start(ctx, exec, c.Stdin, c.Stdout, c.Stderr)
+	started, err := r.channel.Start(ctx, c.Exec, c.Stdin, c.Stdout, c.Stderr)
 	var start *guestlink.StartError
 	switch {
 	case errors.As(err, &start):

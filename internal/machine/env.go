@@ -70,13 +70,10 @@ func (v *VM) ChangeEnv(ctx context.Context, change EnvChange) error {
 	}
 	v.life.Lock()
 	defer v.life.Unlock()
-	claim, err := v.own(ctx)
+	claim, r, err := v.own(ctx)
 	if err != nil {
 		return fmt.Errorf("cannot change environment: %w", err)
 	}
-	v.mu.Lock()
-	r := v.run
-	v.mu.Unlock()
 	err = claim.Update(func(rec *store.Record) { rec.Env = change.apply(rec.Env) })
 	if err != nil {
 		return fmt.Errorf("cannot change environment: %w", err)

@@ -120,7 +120,12 @@ func remembered(known []store.Forward, p forward.Pair, req forward.Request) []st
 }
 
 func isOf(k store.Forward, p forward.Pair) bool {
-	return k.HostPort == p.HostPort && k.GuestPort == p.GuestPort && k.Protocol == string(cmp.Or(p.Protocol, forward.TCP))
+	p.Protocol = cmp.Or(p.Protocol, forward.TCP)
+	return pairOf(k) == p
+}
+
+func pairOf(k store.Forward) forward.Pair {
+	return forward.Pair{Protocol: forward.Protocol(k.Protocol), HostPort: k.HostPort, GuestPort: k.GuestPort}
 }
 
 // exposeAgain exposes what was exposed when the VM last ran: on the port that was asked

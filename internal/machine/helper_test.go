@@ -48,7 +48,7 @@ func claimVM(t *testing.T, h *Host, rec store.Record) *store.Claim {
 func damage(t *testing.T, h *Host, name string) {
 	t.Helper()
 	makeVM(t, h, store.Record{Name: name})
-	if err := os.WriteFile(filepath.Join(h.Dir(name), "record.json"), []byte(`{"version":2,"na`), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(h.store.Dir(name), "record.json"), []byte(`{"version":2,"na`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 }

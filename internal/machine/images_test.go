@@ -110,7 +110,7 @@ func TestRemoveImage(t *testing.T) {
 		t.Errorf("with an unreadable record: %v", err)
 	}
 	wantImages(t, h, "debian/3 current shared", "mine/2 current", "mine/1")
-	if err := os.RemoveAll(h.Dir("broken")); err != nil {
+	if err := os.RemoveAll(h.store.Dir("broken")); err != nil {
 		t.Fatal(err)
 	}
 	if err := h.RemoveImage(t.Context(), "mine"); err != nil {

@@ -100,14 +100,14 @@ func TestLogs(t *testing.T) {
 			t.Errorf("a log that was never written: %q", got)
 		}
 	}
-	console := logOf{t, filepath.Join(h.Dir("vm"), vmm.ConsoleLog)}
+	console := logOf{t, filepath.Join(h.store.Dir("vm"), vmm.ConsoleLog)}
 	console.append("one\ntwo\nthr")
 	console.rotate()
 	if got := all(LogOptions{Lines: 2}); got != "two\nthr" {
 		t.Errorf("without a present part: %q", got)
 	}
 	console.append("ee\nfour\n")
-	logOf{t, filepath.Join(h.Dir("vm"), OwnerLog)}.append("owned\n")
+	logOf{t, filepath.Join(h.store.Dir("vm"), OwnerLog)}.append("owned\n")
 	for want, opts := range map[string]LogOptions{
 		"one\ntwo\nthree\nfour\n":     {},
 		"one\ntwo\nthree\nfour\n\x00": {Lines: 9},
@@ -139,7 +139,7 @@ func TestLogs(t *testing.T) {
 func TestLogIsAFile(t *testing.T) {
 	h, _ := newTestHost(t)
 	makeVM(t, h, store.Record{Name: "vm"})
-	path := filepath.Join(h.Dir("vm"), vmm.ConsoleLog)
+	path := filepath.Join(h.store.Dir("vm"), vmm.ConsoleLog)
 	secret := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
 		t.Fatal(err)
@@ -168,7 +168,7 @@ func TestLogIsAFile(t *testing.T) {
 func TestFollow(t *testing.T) {
 	h, _ := newTestHost(t)
 	claim := claimVM(t, h, store.Record{Name: "vm"})
-	console := logOf{t, filepath.Join(h.Dir("vm"), vmm.ConsoleLog)}
+	console := logOf{t, filepath.Join(h.store.Dir("vm"), vmm.ConsoleLog)}
 	r := openLog(t, h, LogOptions{Follow: true})
 	wantNext(t, r, "")
 	console.append("begins")
@@ -215,7 +215,7 @@ func TestFollow(t *testing.T) {
 	if err := claim.Rename(t.Context(), "other"); err != nil {
 		t.Fatal(err)
 	}
-	console.path = filepath.Join(h.Dir("other"), vmm.ConsoleLog)
+	console.path = filepath.Join(h.store.Dir("other"), vmm.ConsoleLog)
 	console.append("renamed")
 	wantNext(t, r, "renamed")
 
@@ -232,7 +232,7 @@ func TestFollow(t *testing.T) {
 func TestFollowLastLines(t *testing.T) {
 	h, _ := newTestHost(t)
 	makeVM(t, h, store.Record{Name: "vm"})
-	console := logOf{t, filepath.Join(h.Dir("vm"), vmm.ConsoleLog)}
+	console := logOf{t, filepath.Join(h.store.Dir("vm"), vmm.ConsoleLog)}
 	console.append("one\ntwo\nthree")
 	r := openLog(t, h, LogOptions{Follow: true, Lines: 1})
 	wantNext(t, r, "three")
@@ -245,7 +245,7 @@ func TestFollowWaits(t *testing.T) {
 	h, _ := newTestHost(t)
 	makeVM(t, h, store.Record{Name: "vm"})
 	ctx, cancel := context.WithCancel(t.Context())
-	console := logOf{t, filepath.Join(h.Dir("vm"), vmm.ConsoleLog)}
+	console := logOf{t, filepath.Join(h.store.Dir("vm"), vmm.ConsoleLog)}
 	for want, end := range map[error]func(io.Closer) error{
 		context.Canceled: func(io.Closer) error { cancel(); return nil },
 		os.ErrClosed:     func(r io.Closer) error { return r.Close() },

@@ -10,13 +10,10 @@ import (
 func (v *VM) Rename(ctx context.Context, name string) error {
 	v.life.Lock()
 	defer v.life.Unlock()
-	claim, err := v.own(ctx)
+	claim, r, err := v.own(ctx)
 	if err != nil {
 		return fmt.Errorf("cannot rename VM: %w", err)
 	}
-	v.mu.Lock()
-	r := v.run
-	v.mu.Unlock()
 	if r != nil || claim.Record().Run != nil {
 		return errors.Join(fmt.Errorf("cannot rename VM: %w: stop it first", ErrRunning), v.disown())
 	}

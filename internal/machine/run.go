@@ -30,7 +30,8 @@ type run struct {
 
 	wanted atomic.Bool   // its end is wanted
 	paused atomic.Bool   // changed under VM.life
-	ended  chan struct{} // closed once all of it is released
+	ended  chan struct{} // closed once all of it is released, or err says what is not
+	err    error         // valid once ended is closed
 }
 
 func newRun(log *slog.Logger) *run { return &run{log: log, ended: make(chan struct{})} }
@@ -77,7 +78,7 @@ func (r *run) alive() bool {
 }
 
 // closeTimeout bounds what Close and other clean-up may take.
-const closeTimeout = 30 * time.Second
+const closeTimeout = time.Minute
 
 // Stop ends the guest in order. The VM stays, with its disk and what it had exposed.
 func (v *VM) Stop(ctx context.Context) error {
@@ -124,8 +125,7 @@ func (v *VM) stop(ctx context.Context, r *run) error {
 	// New connections must not reach a guest that is going down.
 	err := r.forwards.Close()
 	err = errors.Join(err, r.machine.Stop(ctx, r.channel.PowerOff))
-	<-r.ended
-	return err
+	return errors.Join(err, r.wait())
 }
 
 // Kill ends the VM at once, as when its plug is pulled. The VM stays, with its disk as it is then.
@@ -143,9 +143,13 @@ func (v *VM) Kill(context.Context) error {
 // kill ends a run at once and waits until it is released.
 func (v *VM) kill(r *run) error {
 	r.wanted.Store(true)
-	err := r.machine.Kill()
+	return errors.Join(r.machine.Kill(), r.wait())
+}
+
+// wait waits until the run is released.
+func (r *run) wait() error {
 	<-r.ended
-	return err
+	return r.err
 }
 
 // disown lets other processes start a VM that this handle did not make. The
@@ -166,7 +170,7 @@ func (v *VM) disown() error {
 func (v *VM) HandOver(ctx context.Context, give func(lock *os.File) error) error {
 	v.life.Lock()
 	defer v.life.Unlock()
-	claim, err := v.own(ctx)
+	claim, _, err := v.own(ctx)
 	if err != nil {
 		return err
 	}
@@ -205,7 +209,7 @@ func (v *VM) Delete(ctx context.Context) error {
 }
 
 func (v *VM) delete(ctx context.Context) error {
-	claim, err := v.own(ctx)
+	claim, r, err := v.own(ctx)
 	switch {
 	case errors.Is(err, ErrDeleted):
 		return nil
@@ -214,9 +218,6 @@ func (v *VM) delete(ctx context.Context) error {
 	case err != nil:
 		return fmt.Errorf("cannot delete VM: %w", err)
 	}
-	v.mu.Lock()
-	r := v.run
-	v.mu.Unlock()
 	if r != nil {
 		if err := v.kill(r); err != nil {
 			return err
@@ -281,15 +282,16 @@ func (v *VM) watch(r *run) {
 	if err := r.machine.Err(); err != nil && !r.wanted.Load() {
 		r.log.Warn("VM ended by itself", "error", err)
 	}
-	if err := r.release(); err != nil {
-		r.log.Warn("could not release all that a VM held", "error", err)
-	}
 	// Whoever deletes or gives up the VM waits for the end of its run, so it is
 	// still claimed here.
 	v.mu.Lock()
 	claim := v.claim
 	v.mu.Unlock()
-	if err := claim.Update(func(rec *store.Record) { rec.Run = nil }); err != nil {
+	if err := r.release(); err != nil {
+		// The run stays on record: so whoever looks next, when this process is gone, settles it.
+		r.err = fmt.Errorf("release what VM held: %w", err)
+		r.log.Warn("could not release all that a VM held", "error", err)
+	} else if err := claim.Update(func(rec *store.Record) { rec.Run = nil }); err != nil {
 		r.log.Warn("could not note that the VM ended", "error", err)
 	}
 	v.mu.Lock()

@@ -25,13 +25,10 @@ const bootTimeout = 2 * time.Minute
 func (v *VM) Start(ctx context.Context) error {
 	v.life.Lock()
 	defer v.life.Unlock()
-	claim, err := v.own(ctx)
+	claim, r, err := v.own(ctx)
 	if err != nil {
 		return fmt.Errorf("cannot start VM: %w", err)
 	}
-	v.mu.Lock()
-	r := v.run
-	v.mu.Unlock()
 	if r != nil && r.alive() {
 		return nil
 	}

@@ -6,8 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"time"
+
+	"github.com/smolvm/smolvm/internal/image"
 )
 
 // Usage is what a running VM has used of the host.
@@ -33,7 +34,7 @@ func (v *VM) usage(r *run, dir string) Usage {
 		// What the host's end sends, the guest receives.
 		u.Received, u.Sent = counter(name, "tx_bytes"), counter(name, "rx_bytes")
 	}
-	u.Disk = diskUsage(filepath.Join(dir, diskFile))
+	u.Disk, _ = image.DiskUsage(filepath.Join(dir, diskFile))
 	return u
 }
 
@@ -77,19 +78,3 @@ func field(path string, index int) (int64, bool) {
 	n, err := strconv.ParseInt(string(fields[index]), 10, 64)
 	return n, err == nil
 }
-
-// diskUsage is what a file occupies.
-func diskUsage(path string) int64 {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return 0
-	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return 0
-	}
-	return stat.Blocks * blockSize
-}
-
-// blockSize is the unit of st_blocks, whatever the filesystem's.
-const blockSize = 512

@@ -111,9 +111,6 @@ func (h *Host) List(ctx context.Context) ([]Info, error) {
 	return infos, err
 }
 
-// Dir is the directory that a VM of that name has.
-func (h *Host) Dir(name string) string { return h.store.Dir(name) }
-
 // Name is the VM's name.
 func (v *VM) Name() string {
 	v.mu.Lock()
@@ -152,29 +149,38 @@ func (v *VM) running(ctx context.Context, op string) (*run, error) {
 	return nil, &NotRunningError{Op: op, Status: info.Status}
 }
 
-// own makes this process the VM's owner, if it is not already. The caller holds
-// v.life.
-func (v *VM) own(ctx context.Context) (*store.Claim, error) {
+// answering is running for what needs a guest that answers: one that is not paused.
+func (v *VM) answering(ctx context.Context, op string) (*run, error) {
+	r, err := v.running(ctx, op)
+	if err == nil && r.paused.Load() {
+		return nil, &NotRunningError{Op: op, Status: StatusPaused}
+	}
+	return r, err
+}
+
+// own makes this process the VM's owner, if it is not already, and also returns the run that
+// the VM has here, or nil. The caller holds v.life.
+func (v *VM) own(ctx context.Context) (*store.Claim, *run, error) {
 	v.mu.Lock()
-	name, claim, deleted := v.name, v.claim, v.deleted
+	name, claim, r, deleted := v.name, v.claim, v.run, v.deleted
 	v.mu.Unlock()
 	switch {
 	case deleted:
-		return nil, ErrDeleted
+		return nil, nil, ErrDeleted
 	case claim != nil:
-		return claim, nil
+		return claim, r, nil
 	}
 	claim, err := v.host.store.Claim(ctx, name)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	v.mu.Lock()
 	v.claim = claim
 	v.mu.Unlock()
 	if err := v.claimed(); err != nil {
-		return nil, errors.Join(err, v.giveUp(claim.Release))
+		return nil, nil, errors.Join(err, v.giveUp(claim.Release))
 	}
-	return claim, nil
+	return claim, nil, nil
 }
 
 // claimed tells who wants to know that this process is the VM's owner now.

@@ -56,6 +56,7 @@ func (s *Store) List(ctx context.Context) ([]Entry, error) {
 	return entries, err
 }
 
+// entry looks at the VM in dir. The caller is within a transition.
 func (s *Store) entry(dir string) Entry {
 	rec, err := readRecord(dir)
 	if err != nil {

@@ -26,7 +26,7 @@ func (s *Store) Reap(ctx context.Context, clean func(crashed []Record) error) (R
 		if err != nil {
 			return err
 		}
-		reaped = survey(dirs)
+		reaped = s.survey(dirs)
 		if len(reaped.Crashed) > 0 {
 			if err := clean(reaped.Crashed); err != nil {
 				return err
@@ -55,16 +55,15 @@ func (s *Store) Reap(ctx context.Context, clean func(crashed []Record) error) (R
 }
 
 // survey finds the VMs that dead owners left. The caller is within a transition.
-func survey(dirs []string) Reaped {
+func (s *Store) survey(dirs []string) Reaped {
 	var found Reaped
 	for _, dir := range dirs {
-		rec, err := readRecord(dir)
-		switch {
-		case err != nil || !rec.Ephemeral && rec.Run == nil || isHeld(dir, lockFile):
-		case rec.Run != nil && rec.Run.Detached && isHeld(dir, runLockFile):
-			found.Orphans = append(found.Orphans, rec.Name)
+		switch e := s.entry(dir); {
+		case e.Err != nil || e.Owned || !e.Ephemeral && e.Run == nil:
+		case e.Orphaned():
+			found.Orphans = append(found.Orphans, e.Name)
 		default:
-			found.Crashed = append(found.Crashed, rec)
+			found.Crashed = append(found.Crashed, e.Record)
 		}
 	}
 	return found

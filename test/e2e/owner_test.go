@@ -32,6 +32,19 @@ func (f *fixture) launchBackground(name string, opts ...smolvm.Option) *smolvm.V
 	return vm
 }
 
+// createBackground makes a VM that is not started, and is deleted at the end of the test.
+func (f *fixture) createBackground(name string) {
+	f.t.Helper()
+	vm, err := smolvm.New(f.t.Context(), f.background(smolvm.Name(name))...)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.deleteAtEnd(name)
+	if err := vm.Close(); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
 func (f *fixture) deleteAtEnd(name string) {
 	f.t.Cleanup(func() {
 		vm, err := smolvm.Open(context.Background(), name, f.background()...)
@@ -356,14 +369,7 @@ func output(t *testing.T, name string, args ...string) string {
 // TestOwnerKilledWhileStarting kills it at moments throughout a start.
 func TestOwnerKilledWhileStarting(t *testing.T) {
 	f := newFixture(t)
-	vm, err := smolvm.New(t.Context(), f.background(smolvm.Name("web"))...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.deleteAtEnd("web")
-	if err := vm.Close(); err != nil {
-		t.Fatal(err)
-	}
+	f.createBackground("web")
 	for _, moment := range []time.Duration{0, 30, 60, 100, 200, 400, 800, 1500} {
 		vm, err := smolvm.Open(t.Context(), "web", f.background()...)
 		if err != nil {
@@ -411,14 +417,7 @@ func TestOwnerKilledWhileStarting(t *testing.T) {
 // TestStartedAtOnce: of many who start a VM at the same time one starts it, and all are served.
 func TestStartedAtOnce(t *testing.T) {
 	f := newFixture(t)
-	vm, err := smolvm.New(t.Context(), f.background(smolvm.Name("web"))...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.deleteAtEnd("web")
-	if err := vm.Close(); err != nil {
-		t.Fatal(err)
-	}
+	f.createBackground("web")
 	var starting sync.WaitGroup
 	for range 5 {
 		starting.Go(func() {

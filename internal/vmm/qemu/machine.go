@@ -22,11 +22,11 @@ const (
 	qemuLog       = "qemu.log"
 )
 
-// How long each step of Stop may take: 12 s in all.
+// How long each step of Stop may take.
 const (
 	powerOffTimeout = 8 * time.Second
 	quitTimeout     = 2 * time.Second
-	killTimeout     = 2 * time.Second
+	killTimeout     = time.Minute // a host that is busy with twenty others takes seconds
 )
 
 // machine is a running QEMU, started or adopted. It implements vmm.Machine.
