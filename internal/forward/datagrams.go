@@ -59,6 +59,10 @@ func serveDatagramsFor(
 
 func (s *datagramServer) traffic() Traffic { return s.meter.traffic() }
 
+// remind implements service. What a client sends next reminds the firewall; datagrams are lost
+// at times.
+func (s *datagramServer) remind() {}
+
 // close frees the port, ends all conversations and returns when all is gone.
 func (s *datagramServer) close() {
 	s.life.cancel()

@@ -96,8 +96,22 @@ func (m *Manager) keepProving() {
 		case <-m.ctx.Done():
 			return
 		}
+		if changed {
+			m.remindAll()
+		}
 		if m.guestRuns() {
 			err = m.makeProof(changed)
+		}
+	}
+}
+
+// remindAll tells a firewall that has changed of the connections that there are.
+func (m *Manager) remindAll() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, f := range m.forwards {
+		if f.service != nil {
+			f.service.remind()
 		}
 	}
 }

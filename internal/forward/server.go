@@ -120,6 +120,45 @@ func (s *server) untrack(c Conn) {
 	c.Close()
 }
 
+// What a connection sends to remind a firewall is one probe, as TCP makes them to see whether
+// the other end lives. There is no second one: a guest that is paused does not answer.
+const (
+	reminderDelay = time.Second // the least that the kernel takes
+	reminderEnd   = 3 * reminderDelay
+)
+
+// remind implements service. A connection that was opened while nothing tracked connections
+// is unknown to the guards when they are back, until this end sends something. If it is the
+// guest's turn to speak, the guards drop what it says, and both ends would wait for ever.
+func (s *server) remind() {
+	var reminded []*net.TCPConn
+	s.mu.Lock()
+	for c := range s.open {
+		conn, ok := c.(*net.TCPConn)
+		if !ok || isLoopback(conn.RemoteAddr()) {
+			continue // a tunnel, or the client
+		}
+		probe := net.KeepAliveConfig{Enable: true, Idle: reminderDelay, Interval: time.Hour, Count: -1}
+		if conn.SetKeepAliveConfig(probe) == nil { // else it is closed
+			reminded = append(reminded, conn)
+		}
+	}
+	s.mu.Unlock()
+	if len(reminded) == 0 {
+		return
+	}
+	time.AfterFunc(reminderEnd, func() {
+		for _, conn := range reminded {
+			_ = conn.SetKeepAlive(false) // fails on a closed connection only
+		}
+	})
+}
+
+func isLoopback(a net.Addr) bool {
+	tcp, ok := a.(*net.TCPAddr)
+	return ok && tcp.IP.IsLoopback()
+}
+
 // abort closes a connection so that its other end sees a reset, not an
 // orderly end, and nothing of it lingers in the kernel.
 func abort(c Conn) {

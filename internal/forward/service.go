@@ -16,6 +16,9 @@ type service interface {
 	close()
 	// traffic returns what went through it so far. It may be called at any time.
 	traffic() Traffic
+	// remind has open connections to the guest's address speak, for a firewall that knows
+	// nothing of them any more. It may be called at any time.
+	remind()
 }
 
 // meter counts what goes through a service, while it does.

@@ -55,7 +55,8 @@ func (in *interests) ofRules(m message) event {
 		return ruleEvent
 	}
 	if kind != unix.NFT_MSG_NEWSETELEM && kind != unix.NFT_MSG_DELSETELEM {
-		return lookEvent
+		// Connections that were made meanwhile are unknown to the guards.
+		return ruleEvent | lookEvent
 	}
 	// Forwards come and go all the time, and their number must not make each of them
 	// cost more.

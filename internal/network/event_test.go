@@ -71,8 +71,8 @@ func TestEvents(t *testing.T) {
 		datagram []byte
 		want     event
 	}{
-		{"our rule goes", (*interests).ofRules, ruleMessage(unix.NFT_MSG_DELRULE, unix.NFPROTO_IPV4, own), lookEvent},
-		{"our IPv6 table goes", (*interests).ofRules, ruleMessage(unix.NFT_MSG_DELTABLE, unix.NFPROTO_IPV6, own), lookEvent},
+		{"our rule goes", (*interests).ofRules, ruleMessage(unix.NFT_MSG_DELRULE, unix.NFPROTO_IPV4, own), ruleEvent | lookEvent},
+		{"our IPv6 table goes", (*interests).ofRules, ruleMessage(unix.NFT_MSG_DELTABLE, unix.NFPROTO_IPV6, own), ruleEvent | lookEvent},
 		{"a forward comes", (*interests).ofRules, ruleMessage(unix.NFT_MSG_NEWSETELEM, unix.NFPROTO_IPV4, own, attr(2, zeroed(mapName)...)), 0},
 		{"our forward goes", (*interests).ofRules, deletedElement(8000), lookEvent},
 		{"another's forward goes", (*interests).ofRules, deletedElement(8001), 0},

@@ -18,8 +18,8 @@ type firewall struct{ host *Host }
 // nobody when it changes and cannot be traced; iptables of today is nftables.
 func (h *Host) Firewall() forward.Firewall { return firewall{h} }
 
-// Watch implements forward.Firewall. It listens to nftables other than our own, and to
-// the interfaces, addresses and routes that guests are reached by.
+// Watch implements forward.Firewall. It listens to nftables, but for the comings and goings
+// of forwards, and to the interfaces, addresses and routes that guests are reached by.
 func (f firewall) Watch(changed func()) (stop func(), err error) {
 	r := &f.host.reconciler
 	release, err := r.begin(f.host)
