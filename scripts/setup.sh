@@ -4,10 +4,11 @@
 set -euo pipefail
 
 packages=(
-  qemu-system-x86 qemu-utils  # the virtual machines
+  qemu-system-x86             # the virtual machines
   mmdebstrap e2fsprogs xz-utils # the default image
   slirp4netns                 # egress for VMs of unprivileged users
   gcc libc6-dev               # the race detector of the tests
+  qemu-utils                  # a second opinion on disks in the tests
   nftables iproute2 util-linux cpio # attackers and inspectors in the tests
   openssh-client rsync        # clients of the guests' SSH servers in the tests
   curl jq                     # what the documentation shows

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 
 	"golang.org/x/sys/unix"
 
@@ -39,7 +38,6 @@ type Check struct {
 func (h *Host) Diagnose(ctx context.Context) []Check {
 	checks := []Check{
 		h.checkQEMU(ctx),
-		checkDiskTool(),
 		checkGuestProgram(),
 		h.checkDataDir(),
 		h.checkImage(),
@@ -57,14 +55,6 @@ func (h *Host) checkQEMU(ctx context.Context) Check {
 		return Check{"qemu", VerdictBroken, err.Error(), "install the Debian package qemu-system-x86"}
 	}
 	return Check{"qemu", VerdictOK, version, ""}
-}
-
-func checkDiskTool() Check {
-	path, err := exec.LookPath("qemu-img")
-	if err != nil {
-		return Check{"qemu-img", VerdictBroken, err.Error(), "install the Debian package qemu-utils"}
-	}
-	return Check{"qemu-img", VerdictOK, path, ""}
 }
 
 func checkGuestProgram() Check {

@@ -29,7 +29,7 @@ type Spec struct {
 	Image     string // default: DefaultImage
 	MemoryMiB int    // default: 512
 	CPUs      int    // default: 1
-	DiskSize  int64  // bytes; default, and least: the image's
+	DiskSize  int64  // bytes, of which a sector's are rounded up; default, and least: the image's
 	Env       []string
 	Network   NetworkMode // default: NetworkAuto
 	Keep      bool        // the VM outlives the program that made it
@@ -45,6 +45,9 @@ const (
 	maxCPUs      = 64
 	maxDiskSize  = 64 << 40
 )
+
+// sectorSize is what disks have a multiple of.
+const sectorSize = 512
 
 // complete fills in the defaults and checks the result.
 func (s Spec) complete() (Spec, error) {
@@ -81,5 +84,6 @@ func (s Spec) complete() (Spec, error) {
 	if s.DiskSize < 0 || s.DiskSize > maxDiskSize {
 		return s, fmt.Errorf("%w: disk size must be at most %d TiB", ErrInvalidOption, maxDiskSize>>40)
 	}
+	s.DiskSize = (s.DiskSize + sectorSize - 1) / sectorSize * sectorSize
 	return s, checkEnv(s.Env)
 }

@@ -8,8 +8,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/qcow2"
 	"github.com/smolvm/smolvm/internal/store"
 )
+
+// diskFile is a VM's disk, in its directory.
+const diskFile = "disk.qcow2"
 
 // Status is where in its life a VM is.
 type Status string
@@ -80,7 +84,8 @@ func (h *Host) Create(ctx context.Context, spec Spec) (*VM, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := createOverlay(ctx, filepath.Join(claim.Dir(), diskFile), img.RootFS, spec.DiskSize); err != nil {
+	disk := qcow2.Overlay{Size: spec.DiskSize, Backing: img.RootFS, Format: qcow2.Raw}
+	if err := disk.Create(filepath.Join(claim.Dir(), diskFile)); err != nil {
 		return nil, errors.Join(err, claim.Remove(context.WithoutCancel(ctx)))
 	}
 	v := &VM{host: h, name: rec.Name, made: true, claim: claim}

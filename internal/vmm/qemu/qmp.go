@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	// commandTimeout bounds a command whose context has no earlier deadline.
-	commandTimeout = 5 * time.Second
+	// commandTimeout bounds a command whose context has no earlier deadline: milliseconds
+	// on an idle host, seconds on one that boots twenty VMs at once.
+	commandTimeout = 30 * time.Second
 	// maxMessage bounds one line from QEMU, which may be under a guest's control.
 	maxMessage = 256 << 10
 )
