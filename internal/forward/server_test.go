@@ -63,7 +63,7 @@ func TestOutOfFileDescriptors(t *testing.T) {
 	m := newMachine(t)
 	m.serve("0.0.0.0:90", "page")
 	f := m.expose(forward.Request{GuestPort: 90, Transport: forward.SSHTunnel})
-	wantAnswer(t, "127.0.0.1", f.HostPort, "page") // from now on the guest's server waits in accept
+	wantAnswer(t, "127.0.0.1", f.HostPort, "page")
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	must(t, err)
 	defer unix.Close(fd)
