@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -26,8 +27,14 @@ const (
 	deadAt = 128 << 20
 	// keepSize is the largest buffer that is kept for later.
 	keepSize = 1 << 20
-	// closeTimeout bounds how long Close waits for what is queued to be written.
-	closeTimeout = time.Second
+	// Close gives up on what is queued when the other end has read none of it for
+	// stallTimeout, and in any case after closeTimeout: who reads slowly on purpose must
+	// not keep it waiting.
+	stallTimeout = time.Second
+	closeTimeout = 20 * time.Second
+	// stepSize is how much is written at once then: less than a system takes to be read
+	// in a stallTimeout, however busy.
+	stepSize = 256 << 10
 )
 
 // Conn is a connection for SSH to run over. A Write does not wait: it queues, and a
@@ -42,6 +49,7 @@ type Conn struct {
 	in *bufio.Reader
 
 	written chan struct{} // closed when nothing is written any more
+	steps   chan struct{} // gets one when something was written, unless it has one
 
 	mu      sync.Mutex
 	work    *sync.Cond // there is something to write, or to end
@@ -54,7 +62,7 @@ type Conn struct {
 
 // NewConn makes a Conn of conn, which it owns from then on.
 func NewConn(conn net.Conn) *Conn {
-	c := &Conn{Conn: conn, in: bufio.NewReaderSize(conn, readSize), written: make(chan struct{})}
+	c := &Conn{Conn: conn, in: bufio.NewReaderSize(conn, readSize), written: make(chan struct{}), steps: make(chan struct{}, 1)}
 	c.work, c.room = sync.NewCond(&c.mu), sync.NewCond(&c.mu)
 	go c.writeAll()
 	return c
@@ -95,8 +103,8 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Close closes the connection once what was queued is written, unless that takes
-// long or the other end is known to be gone.
+// Close closes the connection once what was queued is written, unless the other end does
+// not read it or is known to be gone.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	c.closing = true
@@ -105,14 +113,25 @@ func (c *Conn) Close() error {
 	c.room.Broadcast()
 	c.mu.Unlock()
 	if !deaf {
-		timeout := time.NewTimer(closeTimeout)
-		defer timeout.Stop()
-		select {
-		case <-c.written:
-		case <-timeout.C:
-		}
+		c.settle()
 	}
 	return c.Conn.Close()
+}
+
+// settle waits until all is written, or will not be.
+func (c *Conn) settle() {
+	timeout := time.After(closeTimeout)
+	for {
+		select {
+		case <-c.written:
+			return
+		case <-c.steps:
+		case <-time.After(stallTimeout):
+			return
+		case <-timeout:
+			return
+		}
+	}
 }
 
 // writeAll writes what is queued until a write fails or the connection is closed.
@@ -124,12 +143,17 @@ func (c *Conn) writeAll() {
 		if !ok {
 			return
 		}
-		_, err := c.Conn.Write(batch)
-		if err != nil {
-			c.mu.Lock()
-			c.fail(err)
-			c.mu.Unlock()
-			return
+		for step := range slices.Chunk(batch, stepSize) {
+			if _, err := c.Conn.Write(step); err != nil {
+				c.mu.Lock()
+				c.fail(err)
+				c.mu.Unlock()
+				return
+			}
+			select {
+			case c.steps <- struct{}{}:
+			default:
+			}
 		}
 		spare = batch[:0]
 		if cap(spare) > keepSize {

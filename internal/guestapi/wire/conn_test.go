@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -143,6 +144,41 @@ func TestCloseWritesTheRest(t *testing.T) {
 	c.Close()
 	if data := <-got; !bytes.Equal(data, much) {
 		t.Errorf("%d bytes of %d", len(data), len(much))
+	}
+}
+
+// Close waits as long as the other end reads, however slowly, but not for one that does not.
+func TestCloseWaitsForReaders(t *testing.T) {
+	for _, reads := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			raw, end := net.Pipe()
+			c := NewConn(raw)
+			sent := much[:8*stepSize]
+			if _, err := c.Write(sent); err != nil {
+				t.Fatal(err)
+			}
+			got := make(chan int, 1)
+			go func() {
+				n, step := 0, make([]byte, stepSize)
+				for err := error(nil); reads && err == nil; {
+					time.Sleep(stallTimeout * 9 / 10)
+					var m int
+					m, err = io.ReadFull(end, step)
+					n += m
+				}
+				got <- n
+			}()
+			before := time.Now()
+			c.Close()
+			end.Close()
+			took, n := time.Since(before), <-got
+			switch {
+			case reads && n != len(sent):
+				t.Errorf("%d bytes of %d arrived in %v", n, len(sent), took)
+			case !reads && took != stallTimeout:
+				t.Errorf("waited %v for one that does not read", took)
+			}
+		})
 	}
 }
 
