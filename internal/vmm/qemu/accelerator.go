@@ -19,6 +19,7 @@ import (
 	"github.com/gofrs/flock"
 	"github.com/google/renameio/v2"
 
+	"github.com/smolvm/smolvm/internal/bootid"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
@@ -118,7 +119,7 @@ func (d *Driver) verdict(ctx context.Context, kernel, initrd string) (verdict, e
 
 // verdictKey changes with everything that a verdict depends on.
 func (d *Driver) verdictKey(kernel string) (string, error) {
-	boot, err := bootID()
+	boot, err := bootid.Read()
 	if err != nil {
 		return "", err
 	}

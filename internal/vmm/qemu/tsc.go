@@ -8,11 +8,12 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
+
+	"github.com/smolvm/smolvm/internal/bootid"
 )
 
 // An emulated guest reads the host's time stamp counter as its own. It cannot
@@ -40,7 +41,7 @@ func tscFrequency(ctx context.Context, cacheDir string) (int, error) {
 	if !hasTSC {
 		return 0, errNoTSC
 	}
-	boot, err := bootID()
+	boot, err := bootid.Read()
 	if err != nil {
 		return 0, err
 	}
@@ -110,13 +111,4 @@ func sampleTSC() (ticks uint64, nanos int64, err error) {
 		}
 	}
 	return ticks, nanos, nil
-}
-
-// bootID names this run of the host's kernel.
-func bootID() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("read boot ID: %w", err)
-	}
-	return strings.TrimSpace(string(b)), nil
 }
