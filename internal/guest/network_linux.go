@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -31,6 +32,11 @@ func configureNetwork(n *guestapi.Network) error {
 	}
 	if !n.Address.IsValid() || !n.Gateway.IsValid() {
 		return errors.New("configure network: address or gateway is missing")
+	}
+	if len(n.MAC) > 0 && !bytes.Equal(n.MAC, link.HardwareAddr) {
+		if err := r.setMAC(link.Index, n.MAC); err != nil {
+			return err
+		}
 	}
 	if err := r.setUp(link.Index, true); err != nil {
 		return err

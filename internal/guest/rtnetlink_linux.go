@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"unsafe"
 
@@ -39,6 +40,17 @@ func (r *rtnetlink) setUp(index int, up bool) error {
 	b = binary.NativeEndian.AppendUint32(b, unix.IFF_UP) // the flags to change
 	if err := r.request(unix.RTM_NEWLINK, 0, b); err != nil {
 		return fmt.Errorf("set interface up or down: %w", err)
+	}
+	return nil
+}
+
+// setMAC gives the interface another hardware address.
+func (r *rtnetlink) setMAC(index int, mac net.HardwareAddr) error {
+	b := make([]byte, 4, unix.SizeofIfInfomsg)
+	b = binary.NativeEndian.AppendUint32(b, uint32(index))
+	b = append(b, make([]byte, unix.SizeofIfInfomsg-len(b))...)
+	if err := r.request(unix.RTM_NEWLINK, 0, appendAttribute(b, unix.IFLA_ADDRESS, mac)); err != nil {
+		return fmt.Errorf("set hardware address %s: %w", mac, err)
 	}
 	return nil
 }
@@ -91,12 +103,15 @@ func family(addr netip.Addr) byte {
 	return unix.AF_INET6
 }
 
-// appendAttribute appends an attribute; b must be a multiple of four bytes long,
-// and so must value be.
+// appendAttribute appends an attribute; b must be a multiple of four bytes long.
 func appendAttribute(b []byte, kind uint16, value []byte) []byte {
 	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtAttr+len(value)))
 	b = binary.NativeEndian.AppendUint16(b, kind)
-	return append(b, value...)
+	b = append(b, value...)
+	for len(b)%unix.RTA_ALIGNTO != 0 {
+		b = append(b, 0)
+	}
+	return b
 }
 
 // request sends one message and returns what the kernel says to it.

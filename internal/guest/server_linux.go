@@ -33,6 +33,8 @@ type System interface {
 	// Configure gives the guest its identity. It may be called again, with
 	// another one.
 	Configure(context.Context, guestapi.Identity) error
+	// Rest writes out the disk and gives back what is not needed.
+	Rest()
 	// PowerOff begins to power off. It does not wait.
 	PowerOff()
 	// Console takes what commands write that nobody waits for.
@@ -49,8 +51,9 @@ type Server struct {
 	sockets socketTable
 	buffers wire.Buffers
 
-	mu       sync.Mutex
-	identity identity
+	mu         sync.Mutex
+	identity   identity
+	channelKey ssh.Signer // of the guest channel; nil: none yet
 }
 
 // identity is the part of guestapi.Identity that the server itself uses.
@@ -70,17 +73,15 @@ func NewServer(system System, reaper *Reaper, log *slog.Logger) *Server {
 // Entropy that the host sends goes to seed.
 func (s *Server) ServeChannel(rw io.ReadWriter, seed func([]byte)) error {
 	stream := newStream(rw, seed)
-	var key ssh.Signer
 	for {
 		conn, err := stream.accept()
 		if err != nil {
 			return fmt.Errorf("accept session: %w", err)
 		}
-		if key == nil {
-			// Not before the host has sent entropy: there may be none until then.
-			if key, err = newHostKey(); err != nil {
-				return err
-			}
+		// Not before the host has sent entropy: there may be none until then.
+		key, err := s.ownChannelKey()
+		if err != nil {
+			return err
 		}
 		if err := s.serveChannelSession(conn, key); err != nil {
 			s.log.Warn("a session on the channel failed", "error", err)
@@ -88,12 +89,32 @@ func (s *Server) ServeChannel(rw io.ReadWriter, seed func([]byte)) error {
 	}
 }
 
-func newHostKey() (ssh.Signer, error) {
-	_, key, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		return nil, fmt.Errorf("make host key: %w", err)
+// ownChannelKey is the key of the guest channel, which is made when it is first needed.
+func (s *Server) ownChannelKey() (ssh.Signer, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.channelKey == nil {
+		_, key, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			return nil, fmt.Errorf("make host key: %w", err)
+		}
+		if s.channelKey, err = ssh.NewSignerFromKey(key); err != nil {
+			return nil, fmt.Errorf("make host key: %w", err)
+		}
 	}
-	return ssh.NewSignerFromKey(key)
+	return s.channelKey, nil
+}
+
+// rest gets ready to be copied.
+func (s *Server) rest(ctx context.Context) error {
+	if err := s.system.Ready(ctx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.channelKey = nil // every copy makes its own
+	s.mu.Unlock()
+	s.system.Rest()
+	return nil
 }
 
 func (s *Server) serveChannelSession(conn net.Conn, key ssh.Signer) error {
@@ -232,6 +253,8 @@ func (s *Server) globalRequest(ctx context.Context, conn ssh.Conn, req *ssh.Requ
 		case guestapi.RequestWatchListeners:
 			err = nil
 			after = func() { go s.watch(ctx, conn) }
+		case guestapi.RequestRest:
+			err = s.rest(ctx)
 		case guestapi.RequestPowerOff:
 			err = nil
 			after = s.system.PowerOff

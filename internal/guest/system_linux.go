@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"strconv"
 	"sync"
 
@@ -47,6 +48,11 @@ func (s *system) Ready(ctx context.Context) error {
 }
 
 func (s *system) PowerOff() { s.powerOff() }
+
+func (s *system) Rest() {
+	unix.Sync()
+	debug.FreeOSMemory()
+}
 
 func (s *system) Console() io.Writer { return s.console }
 

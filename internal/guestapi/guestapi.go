@@ -4,6 +4,7 @@
 package guestapi
 
 import (
+	"net"
 	"net/netip"
 	"time"
 )
@@ -23,6 +24,10 @@ const (
 	// RequestWatchListeners asks the guest to report its listeners
 	// with RequestListeners, now and whenever they change. No payload.
 	RequestWatchListeners = "watch-listeners@smolvm"
+	// RequestRest asks a guest that has no identity yet to get ready to be copied: to write
+	// out its disk, and to forget what copies must not have in common. The reply comes when
+	// that is done. No payload.
+	RequestRest = "rest@smolvm"
 	// RequestPowerOff asks the guest to end its processes, sync its disk and
 	// power off. The reply comes before the work begins. No payload.
 	RequestPowerOff = "power-off@smolvm"
@@ -141,10 +146,12 @@ type Identity struct {
 
 // Network is the configuration of the guest's one Ethernet interface.
 type Network struct {
-	Address     netip.Prefix `json:"address"` // a /31 out of the pool, or user-mode's /24
-	Gateway     netip.Addr   `json:"gateway"`
-	Nameservers []netip.Addr `json:"nameservers"`
-	Search      []string     `json:"search,omitempty"`
+	// MAC is the interface's own address; empty: the one that it has.
+	MAC         net.HardwareAddr `json:"mac,omitempty"`
+	Address     netip.Prefix     `json:"address"` // a /31 out of the pool, or user-mode's /24
+	Gateway     netip.Addr       `json:"gateway"`
+	Nameservers []netip.Addr     `json:"nameservers"`
+	Search      []string         `json:"search,omitempty"`
 }
 
 // Exec is a command to run in the guest.

@@ -80,13 +80,14 @@ func awaitNoChildren(limit time.Duration) error {
 type fakeSystem struct {
 	identities chan guestapi.Identity
 	off        chan struct{}
+	rested     chan struct{}
 	fail       error
 	ready      chan struct{} // nil: it is
 	console    *watched
 }
 
 func newFakeSystem() *fakeSystem {
-	return &fakeSystem{identities: make(chan guestapi.Identity, 8), off: make(chan struct{}, 8), console: newWatched()}
+	return &fakeSystem{identities: make(chan guestapi.Identity, 8), off: make(chan struct{}, 8), rested: make(chan struct{}, 8), console: newWatched()}
 }
 
 func (s *fakeSystem) Ready(ctx context.Context) error {
@@ -105,6 +106,8 @@ func (s *fakeSystem) Configure(_ context.Context, id guestapi.Identity) error {
 	s.identities <- id
 	return s.fail
 }
+
+func (s *fakeSystem) Rest() { s.rested <- struct{}{} }
 
 func (s *fakeSystem) PowerOff() { s.off <- struct{}{} }
 

@@ -175,6 +175,12 @@ func (l *Link) Configure(ctx context.Context, id guestapi.Identity) error {
 	return l.request(ctx, "configure guest", guestapi.RequestConfigure, payload)
 }
 
+// Rest has a guest without an identity get ready to be copied. It waits for the guest's
+// boot to be done.
+func (l *Link) Rest(ctx context.Context) error {
+	return l.request(ctx, "put guest to rest", guestapi.RequestRest, nil)
+}
+
 // PowerOff asks the guest to power off. It returns once the guest has said that it
 // will; the link ends when it has.
 func (l *Link) PowerOff(ctx context.Context) error {

@@ -1,6 +1,7 @@
 package guestlink
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/smolvm/smolvm/internal/guestapi"
+	"github.com/smolvm/smolvm/internal/guestapi/wire"
 )
 
 func TestConfigure(t *testing.T) {
@@ -51,6 +53,60 @@ func TestConfigure(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-system.off
+}
+
+// A guest rests when it has booted, and forgets the key that all its copies would have.
+func TestRest(t *testing.T) {
+	system := newFakeSystem()
+	system.ready = make(chan struct{})
+	p := startGuest(t, system)
+	before := channelKey(t, p)
+	if again := channelKey(t, p); !bytes.Equal(before, again) {
+		t.Error("the test does not see that a guest keeps its key")
+	}
+	l := dial(t, p)
+	done := make(chan error, 1)
+	go func() { done <- l.Rest(t.Context()) }()
+	if err := l.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-system.rested:
+		t.Error("it rests before it has booted")
+	default:
+	}
+	close(system.ready)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	<-system.rested
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Equal(before, channelKey(t, p)) {
+		t.Error("the guest has kept its key")
+	}
+}
+
+// channelKey is what the guest at p shows who connects.
+func channelKey(t *testing.T, p *port) (key []byte) {
+	t.Helper()
+	synced, err := resync(t.Context(), p.connect(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, _, _, err := ssh.NewClientConn(wire.NewConn(synced), "guest", &ssh.ClientConfig{
+		User: "root",
+		HostKeyCallback: func(_ string, _ net.Addr, shown ssh.PublicKey) error {
+			key = shown.Marshal()
+			return nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	return key
 }
 
 // A command waits for the guest's boot, and no longer than its context.

@@ -37,11 +37,8 @@ func Main() {
 		return
 	}
 	os.Unsetenv(guestVariable)
-	if err := serve(); err != nil {
-		fmt.Fprintln(os.Stderr, "linktest:", err)
-		os.Exit(1)
-	}
-	os.Exit(0)
+	fmt.Fprintln(os.Stderr, "linktest:", serve())
+	os.Exit(1)
 }
 
 // Guest is a guest that runs.
@@ -96,7 +93,7 @@ func (g *Guest) Close() error {
 	return errors.Join(killErr, os.RemoveAll(g.dir))
 }
 
-// serve is the guest.
+// serve is the guest. It returns only if it cannot go on.
 func serve() error {
 	// The signal must not depend on which thread of the parent started us.
 	parent := os.Getppid()
@@ -137,6 +134,7 @@ type system struct{}
 
 func (system) Ready(context.Context) error                        { return nil }
 func (system) Configure(context.Context, guestapi.Identity) error { return nil }
+func (system) Rest()                                              {}
 func (system) PowerOff()                                          { os.Exit(0) }
 func (system) Console() io.Writer                                 { return os.Stderr }
 
