@@ -43,13 +43,19 @@ const ConsoleLog = "console.log"
 type Config struct {
 	// Dir is the VM's own directory. The monitor keeps its sockets and logs there.
 	Dir         string
-	Kernel      string // ELF vmlinux
-	Initrd      string
+	Kernel      string // ELF vmlinux; not looked at with From
+	Initrd      string // not looked at with From
 	Disk        string // qcow2; empty: none (probes)
 	MemoryMiB   int
 	CPUs        int
 	Accelerator Accelerator
 	Network     Network
+	// Memory is the path of a new file that becomes the guest's memory, so that Save can leave
+	// it there. Empty: the machine cannot be saved.
+	Memory string
+	// From is what a machine made of the same Config, but for the paths, Network.TAP and
+	// Network.MAC, was saved as. This one goes on from there instead of booting.
+	From *Saved
 	// Lock is an open file, locked by flock(2), that the monitor inherits and never closes:
 	// it stays locked for as long as the monitor lives, whatever becomes of who started
 	// it. It may be nil. The caller closes its own.
@@ -57,6 +63,15 @@ type Config struct {
 	// Detached lets the machine outlive the process that starts it, which another
 	// process can then take over. Otherwise it dies with that process.
 	Detached bool
+}
+
+// Saved is what Machine.Save leaves. Any number of machines can be started from it at once,
+// none of which changes it.
+type Saved struct {
+	Memory *os.File // Config.Memory of the machine that was saved, open for writing too
+	State  *os.File // the file that Save wrote; it is read from its beginning
+	// Console is what the machine said until then. The console's log begins with it.
+	Console []byte
 }
 
 // Adoption says which machine to take over from a process that died.
@@ -86,6 +101,11 @@ type Machine interface {
 	// Pause stops the guest's processors, Resume lets them run again.
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
+	// Save writes the state of the machine's devices to a new file at path, so that
+	// Config.From with that and Config.Memory, which it must have been started with, goes
+	// on from there. The disk is complete then. The guest does not run on: all that is
+	// left to do with the machine is to end it.
+	Save(ctx context.Context, path string) error
 	// Stop ends the machine in order: powerOff (which asks the guest, may be nil),
 	// then the monitor's own quit, then a kill, each with a deadline.
 	// It returns when the process is gone, at the latest a bounded time after ctx ended.

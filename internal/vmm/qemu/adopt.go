@@ -33,7 +33,7 @@ func (d *Driver) adopt(ctx context.Context, a vmm.Adoption) (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &machine{log: d.opts.Log, dir: a.Dir, done: make(chan struct{})}
+	m := newMachine(d.opts.Log, a.Dir)
 	if err := m.takeOver(ctx); err != nil {
 		if o.handle.ended() {
 			err = fmt.Errorf("%w: %w", vmm.ErrGone, err)

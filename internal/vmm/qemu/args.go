@@ -3,6 +3,7 @@ package qemu
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -33,6 +34,7 @@ type launch struct {
 	vmm.Config
 	Monitor, Channel, Console int
 	TAP, VhostNet             int    // 0: none
+	SavedMemory, State        int    // of Config.From
 	Egress                    bool   // vmm.NetworkUser really leads somewhere
 	TSCKHz                    int    // 0: not known
 	Append                    string // to the kernel's command line
@@ -48,7 +50,7 @@ func arguments(l launch) ([]string, error) {
 		// ACPI is how the kernel finds the devices. Without the clock chip it waits
 		// a second for it; it has no use for the old timer and interrupt controller.
 		// Memory is not offered for sharing with other VMs: that would be a side channel.
-		"-machine", "microvm,acpi=on,rtc=on,pit=off,pic=off,x-option-roms=off,auto-kernel-cmdline=off,mem-merge=off,dump-guest-core=off",
+		"-machine", "microvm,acpi=on,rtc=on,pit=off,pic=off,x-option-roms=off,auto-kernel-cmdline=off,mem-merge=off,dump-guest-core=off,memory-backend=memory",
 		"-global", "virtio-mmio.force-legacy=false",
 	}
 	switch l.Accelerator {
@@ -71,7 +73,6 @@ func arguments(l launch) ([]string, error) {
 	args = append(args,
 		"-smp", strconv.Itoa(l.CPUs),
 		"-m", strconv.Itoa(l.MemoryMiB),
-		"-kernel", l.Kernel, "-initrd", l.Initrd, "-append", commandLine(l),
 		"-chardev", socketChardev("monitor", l.Monitor, "off"), "-mon", "chardev=monitor,mode=control",
 		// The guest does not run before somebody listens to its console. Who does is
 		// connected already. Later, what is said to nobody is dropped.
@@ -80,6 +81,10 @@ func arguments(l launch) ([]string, error) {
 		"-device", "virtio-serial-device,max_ports=2",
 		"-device", channelDevice,
 	)
+	memory, err := memoryArguments(l)
+	if err != nil {
+		return nil, err
+	}
 	disk, err := diskArguments(l.Disk)
 	if err != nil {
 		return nil, err
@@ -88,7 +93,47 @@ func arguments(l launch) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(append(args, disk...), network...), nil
+	return slices.Concat(args, memory, disk, network, bootArguments(l)), nil
+}
+
+// bootArguments say what the guest begins with. One that goes on from a saved state needs no
+// kernel: it is in the memory.
+func bootArguments(l launch) []string {
+	if l.From != nil {
+		return []string{"-incoming", "defer"}
+	}
+	return []string{"-kernel", l.Kernel, "-initrd", l.Initrd, "-append", commandLine(l)}
+}
+
+// memoryArguments make the guest's memory. One that is to be saved has it in a file, and
+// those that go on from there map that privately: they share what they do not write.
+func memoryArguments(l launch) ([]string, error) {
+	type object struct {
+		Kind  string `json:"qom-type"`
+		ID    string `json:"id"`
+		Size  int64  `json:"size"`
+		Path  string `json:"mem-path,omitempty"`
+		Share bool   `json:"share"`
+		// Others must not be able to find out by the time of a write that they share a page.
+		Merge bool `json:"merge"`
+		Dump  bool `json:"dump"`
+	}
+	o := object{Kind: "memory-backend-ram", ID: "memory", Size: int64(l.MemoryMiB) << 20}
+	switch {
+	case l.From != nil:
+		// The file may be gone from where it was by now.
+		o.Kind, o.Path = "memory-backend-file", fmt.Sprintf("/proc/self/fd/%d", l.SavedMemory)
+	case l.Memory != "":
+		o.Kind, o.Path, o.Share = "memory-backend-file", l.Memory, true
+	}
+	if !utf8.ValidString(o.Path) {
+		return nil, fmt.Errorf("QEMU cannot open a memory file whose path %q is not UTF-8", o.Path)
+	}
+	options, err := json.Marshal(o)
+	if err != nil {
+		return nil, fmt.Errorf("describe memory: %w", err)
+	}
+	return []string{"-object", string(options)}, nil
 }
 
 func socketChardev(id string, fd int, wait string) string {

@@ -20,6 +20,24 @@ var update = flag.Bool("update", false, "write the golden files anew")
 // options and their values on one line.
 func TestArguments(t *testing.T) {
 	var got strings.Builder
+	write := func(what string, l launch) {
+		args, err := arguments(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got.WriteString("# " + what + "\n")
+		for i, arg := range args {
+			switch {
+			case i == 0:
+			case strings.HasPrefix(arg, "-"):
+				got.WriteByte('\n')
+			default:
+				got.WriteByte(' ')
+			}
+			got.WriteString(arg)
+		}
+		got.WriteString("\n\n")
+	}
 	for _, accelerator := range []vmm.Accelerator{vmm.KVM, vmm.TCG} {
 		for _, network := range []string{"none", "tap", "user", "user without egress"} {
 			for _, disk := range []string{"", `/disk, with "quotes".qcow2`} {
@@ -44,25 +62,19 @@ func TestArguments(t *testing.T) {
 				default:
 					l.Network.Mode, l.Egress = vmm.NetworkUser, network == "user"
 				}
-				args, err := arguments(l)
-				if err != nil {
-					t.Fatal(err)
-				}
-				got.WriteString("# " + string(accelerator) + ", network " + network + ", disk " + disk + "\n")
-				for i, arg := range args {
-					switch {
-					case i == 0:
-					case strings.HasPrefix(arg, "-"):
-						got.WriteByte('\n')
-					default:
-						got.WriteByte(' ')
-					}
-					got.WriteString(arg)
-				}
-				got.WriteString("\n\n")
+				write(string(accelerator)+", network "+network+", disk "+disk, l)
 			}
 		}
 	}
+	one := launch{
+		Config:  vmm.Config{Kernel: "/kernel", Initrd: "/initrd", Disk: "/disk", MemoryMiB: 512, CPUs: 1, Accelerator: vmm.TCG},
+		Monitor: 3, Channel: 4, Console: 5,
+	}
+	saved, restored := one, one
+	saved.Memory = `/memory, with "quotes"`
+	restored.From, restored.SavedMemory, restored.State = &vmm.Saved{}, 6, 7
+	write("to be saved", saved)
+	write("goes on from there", restored)
 	golden := filepath.Join("testdata", "arguments.golden")
 	if *update {
 		if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {

@@ -89,7 +89,7 @@ func (d *Driver) Egress(ctx context.Context) error {
 	return e.close()
 }
 
-// Start starts a machine. It returns as soon as QEMU runs: the guest begins to boot.
+// Start starts a machine. It returns as soon as the guest begins to boot, or goes on.
 // The machine's directory must not be in use by another one. A cancelled ctx ends
 // the start, not the machine. If QEMU is missing, the error is a *NotInstalledError.
 func (d *Driver) Start(ctx context.Context, config vmm.Config) (vmm.Machine, error) {
@@ -143,7 +143,17 @@ func check(config *vmm.Config) error {
 	if config.Network.Mode == vmm.NetworkTAP && config.Network.TAP == nil {
 		return errors.New("no TAP device is given")
 	}
-	for what, path := range map[string]*string{"kernel": &config.Kernel, "initrd": &config.Initrd, "disk": &config.Disk} {
+	files := map[string]*string{"disk": &config.Disk}
+	if config.From == nil {
+		files["kernel"], files["initrd"] = &config.Kernel, &config.Initrd
+	}
+	if config.Memory != "" {
+		var err error
+		if config.Memory, err = filepath.Abs(config.Memory); err != nil {
+			return fmt.Errorf("find place for memory: %w", err)
+		}
+	}
+	for what, path := range files {
 		if *path == "" && what == "disk" {
 			continue
 		}

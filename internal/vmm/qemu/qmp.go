@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strconv"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -107,6 +110,17 @@ func newMonitor(ctx context.Context, conn net.Conn, onEvent func(string, json.Ra
 
 // execute runs a command. Its result, if wanted, is decoded into result.
 func (m *monitor) execute(ctx context.Context, command string, arguments, result any) error {
+	return m.executeWith(ctx, nil, command, arguments, result)
+}
+
+// giveFile gives QEMU an open file by a name that other commands can use. The caller closes
+// its own.
+func (m *monitor) giveFile(ctx context.Context, name string, file *os.File) error {
+	return m.executeWith(ctx, file, "getfd", map[string]string{"fdname": name}, nil)
+}
+
+// executeWith is execute for a command that takes a file, which may be nil.
+func (m *monitor) executeWith(ctx context.Context, file *os.File, command string, arguments, result any) error {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	id, reply, err := m.expect()
@@ -122,7 +136,7 @@ func (m *monitor) execute(ctx context.Context, command string, arguments, result
 	if err != nil {
 		return fmt.Errorf("%s: %w", command, err)
 	}
-	if err := m.write(ctx, append(line, '\n')); err != nil {
+	if err := m.write(ctx, append(line, '\n'), file); err != nil {
 		return fmt.Errorf("%s: %w", command, err)
 	}
 	select {
@@ -144,8 +158,9 @@ func (m *monitor) execute(ctx context.Context, command string, arguments, result
 	}
 }
 
-// write sends one line. A line that went out in part breaks the connection.
-func (m *monitor) write(ctx context.Context, line []byte) error {
+// write sends one line, and with it a file, which may be nil. A line that went out in part
+// breaks the connection.
+func (m *monitor) write(ctx context.Context, line []byte, file *os.File) error {
 	m.writing.Lock()
 	defer m.writing.Unlock()
 	if err := ctx.Err(); err != nil {
@@ -155,11 +170,27 @@ func (m *monitor) write(ctx context.Context, line []byte) error {
 	if err := m.conn.SetWriteDeadline(deadline); err != nil {
 		return errors.Join(errMonitorLost, err)
 	}
-	if _, err := m.conn.Write(line); err != nil {
+	if err := m.send(line, file); err != nil {
 		m.fail(err)
 		return m.cause()
 	}
 	return nil
+}
+
+func (m *monitor) send(line []byte, file *os.File) error {
+	if file == nil {
+		_, err := m.conn.Write(line)
+		return err
+	}
+	conn, ok := m.conn.(*net.UnixConn)
+	if !ok {
+		return errors.New("files cannot be sent over this connection")
+	}
+	n, _, err := conn.WriteMsgUnix(line, unix.UnixRights(int(file.Fd())), nil)
+	if err == nil && n < len(line) {
+		_, err = conn.Write(line[n:])
+	}
+	return err
 }
 
 func (m *monitor) expect() (id string, reply chan message, err error) {

@@ -45,8 +45,9 @@ func mayNotIsolate(err error) bool {
 
 // start makes one attempt. If it fails, nothing is left of it but the logs.
 func (s *starter) start(ctx context.Context) (*machine, error) {
-	m := &machine{log: s.driver.opts.Log, dir: s.launch.Dir, done: make(chan struct{})}
-	if err := s.run(ctx, m); err != nil {
+	m := newMachine(s.driver.opts.Log, s.launch.Dir)
+	state, err := s.run(ctx, m)
+	if err != nil {
 		if m.egress != nil {
 			err = errors.Join(err, m.egress.close())
 		}
@@ -62,14 +63,19 @@ func (s *starter) start(ctx context.Context) (*machine, error) {
 	if m.egress != nil {
 		go m.egress.watch(m.process.done)
 	}
-	if err := m.meet(ctx); err != nil {
+	err = m.meet(ctx)
+	if err == nil && s.launch.From != nil {
+		err = m.restore(ctx, state)
+	}
+	if err != nil {
 		return nil, s.explain(ctx, m, err)
 	}
 	return m, nil
 }
 
-// run starts the process. What QEMU gets of ours is closed here in any case.
-func (s *starter) run(ctx context.Context, m *machine) (err error) {
+// run starts the process, and returns the descriptor that a saved state has in it. What QEMU
+// gets of ours is closed here in any case.
+func (s *starter) run(ctx context.Context, m *machine) (state int, err error) {
 	var given []*os.File
 	defer func() {
 		for _, f := range given {
@@ -78,7 +84,7 @@ func (s *starter) run(ctx context.Context, m *machine) (err error) {
 	}()
 	dir, err := sockdir.Open(m.dir)
 	if err != nil {
-		return fmt.Errorf("open machine's directory: %w", err)
+		return 0, fmt.Errorf("open machine's directory: %w", err)
 	}
 	defer dir.Close() //nolint:errcheck // only looked things up in
 	var files inheritance
@@ -91,13 +97,13 @@ func (s *starter) run(ctx context.Context, m *machine) (err error) {
 	}
 	l := s.launch
 	if l.Monitor, err = give(dir.Listen(ctx, monitorSocket)); err != nil {
-		return err
+		return 0, err
 	}
 	if l.Channel, err = give(dir.Listen(ctx, channelSocket)); err != nil {
-		return err
+		return 0, err
 	}
 	if l.Console, err = give(dir.Listen(ctx, consoleSocket)); err != nil {
-		return err
+		return 0, err
 	}
 	if l.Lock != nil {
 		files.add(l.Lock)
@@ -111,27 +117,36 @@ func (s *starter) run(ctx context.Context, m *machine) (err error) {
 			}
 		}
 	}
-	if l.Network.Mode == vmm.NetworkUser {
+	if l.From != nil {
+		l.SavedMemory, l.State = files.add(l.From.Memory), files.add(l.From.State)
+	}
+	// One that is to be saved does nothing on the network.
+	if l.Network.Mode == vmm.NetworkUser && l.Memory == "" {
 		if m.egress, err = s.egress(ctx); err != nil {
 			m.log.Warn("guest has no way out to the network", "reason", err)
 		}
 		l.Egress = m.egress != nil
 	}
 	if m.console, err = logfile.New(filepath.Join(m.dir, vmm.ConsoleLog), logfile.Limit); err != nil {
-		return err
+		return 0, err
+	}
+	if l.From != nil {
+		if _, err = m.console.Write(l.From.Console); err != nil {
+			return 0, err
+		}
 	}
 	if m.stderr, err = logfile.New(filepath.Join(m.dir, qemuLog), logfile.Limit); err != nil {
-		return err
+		return 0, err
 	}
 	said, err := dir.Dial(ctx, consoleSocket)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if err := s.execute(m, l, &files); err != nil {
-		return errors.Join(err, said.Close())
+		return 0, errors.Join(err, said.Close())
 	}
 	m.relay(said, s.console)
-	return nil
+	return l.State, nil
 }
 
 // egress makes the guest's way out, which exists only in isolation.
