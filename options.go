@@ -93,6 +93,19 @@ func OnProgress(report func(Progress)) Option { return func(c *config) { c.host.
 // Accelerate forces an accelerator. By default KVM is used if it works, else TCG.
 func Accelerate(with Accelerator) Option { return func(c *config) { c.host.Accelerator = with } }
 
+// ColdBoot has VMs boot. By default a VM that starts for the first time goes on from a template:
+// a guest of its kind that has booted before, and has no identity yet.
+func ColdBoot() Option { return func(c *config) { c.host.ColdBoot = true } }
+
+// Origin is what a VM started from.
+type Origin = machine.Origin
+
+// The origins.
+const (
+	FromBoot     = machine.FromBoot
+	FromTemplate = machine.FromTemplate
+)
+
 // Progress tells how far something has come.
 type Progress = image.Progress
 

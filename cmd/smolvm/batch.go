@@ -42,9 +42,9 @@ func (b batch) command(g *globals) *cobra.Command {
 	cmd := &cobra.Command{Use: b.use, Short: b.short, Long: b.long, Example: b.example}
 	all := cmd.Flags().BoolP("all", "a", false, b.all)
 	asJSON := jsonFlag(cmd)
-	var accelerator string
+	var start startFlags
 	if b.starts {
-		settingVar(cmd, cmd.Flags(), &accelerator, "accel")
+		start.register(cmd)
 	}
 	cmd.ValidArgsFunction = g.completeVMs(0, b.concerns)
 	cmd.Args = func(cmd *cobra.Command, names []string) error {
@@ -60,7 +60,7 @@ func (b batch) command(g *globals) *cobra.Command {
 		ctx := cmd.Context()
 		opts, done := g.options()
 		defer done()
-		opts = append(opts, smolvm.Accelerate(smolvm.Accelerator(accelerator)))
+		opts = append(opts, start.options()...)
 		var err error
 		if *all {
 			if names, err = b.concerned(ctx, opts); err != nil {

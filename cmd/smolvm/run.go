@@ -15,9 +15,9 @@ import (
 // runFlags are the flags of smolvm run.
 type runFlags struct {
 	vmFlags
-	accelerator string
 	ports       []string
 	strict      bool
+	start       startFlags
 	transport   string
 	remove      bool // see removes
 	detach      bool
@@ -71,7 +71,7 @@ ended smolvm or the command.`,
 	}
 	f.register(g, cmd)
 	flags := cmd.Flags()
-	settingVar(cmd, flags, &f.accelerator, "accel")
+	f.start.register(cmd)
 	settingVar(cmd, flags, &f.transport, "transport")
 	flags.StringArrayVarP(&f.ports, "publish", "p", nil, "put a port of the guest on localhost: `[HOST:]GUEST[/udp]`, also ranges such as 8000-8010:9000-9010 (may be repeated)")
 	flags.BoolVar(&f.strict, "strict", false, "fail if a host port is busy, rather than take the next free one")
@@ -104,7 +104,7 @@ func (f *runFlags) checkArgs(cmd *cobra.Command, args []string) error {
 // options are the library's options that the flags stand for.
 func (f *runFlags) options() ([]smolvm.Option, error) {
 	opts, err := f.vmFlags.options()
-	opts = append(opts, smolvm.Accelerate(smolvm.Accelerator(f.accelerator)))
+	opts = append(opts, f.start.options()...)
 	if !f.remove {
 		opts = append(opts, smolvm.Keep())
 	}

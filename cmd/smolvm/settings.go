@@ -30,6 +30,7 @@ func settings() []setting {
 		{"disk", 0, nil, "size of the disk in `GiB` (default: the image's)"},
 		{"network", "auto", []string{"auto", "nat", "user", "none"}, "how the VM reaches the network: auto, nat, user or none"},
 		{"accel", "", []string{"kvm", "tcg"}, "force an accelerator: kvm or tcg"},
+		{"cold", false, nil, "boot the guest, do not go on from a template"},
 		{"transport", "", []string{"nftables", "ssh_tunnel"}, "force a transport for ports: nftables or ssh_tunnel"},
 		{"color", "auto", []string{"auto", "always", "never"}, "colours: auto (on a terminal, without NO_COLOR), always or never"},
 		{"verbose", false, nil, "log what is done"},

@@ -29,6 +29,7 @@ type instructions struct {
 	Dir         string          `json:"dir"` // the VM's
 	DataDir     string          `json:"data_dir"`
 	Accelerator vmm.Accelerator `json:"accel,omitempty"`
+	ColdBoot    bool            `json:"cold_boot,omitempty"`
 	Adopt       bool            `json:"adopt,omitempty"` // the VM runs already
 }
 
@@ -53,7 +54,7 @@ func Own(ctx context.Context, opts Options, name string) error {
 	}
 	defer log.Close()
 	to := newReporter(os.NewFile(reportFD, "report"))
-	opts.DataDir, opts.Accelerator, opts.Detached = told.DataDir, told.Accelerator, true
+	opts.DataDir, opts.Accelerator, opts.ColdBoot, opts.Detached = told.DataDir, told.Accelerator, told.ColdBoot, true
 	opts.Log, opts.Progress = slog.New(to.handler(slog.NewTextHandler(log, nil))), to.progress
 	err = own(ctx, opts, name, told.Adopt, to)
 	to.end(err)

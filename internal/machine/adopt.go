@@ -100,6 +100,7 @@ func (v *VM) takeOver(ctx context.Context, claim *store.Claim, where vmm.Adoptio
 	h, rec := v.host, claim.Record()
 	r := newRun(h.opts.Log.With("vm", rec.Name))
 	r.accelerator, r.acceleratorReason = vmm.Accelerator(rec.Run.Accelerator), rec.Run.AcceleratorReason
+	r.origin, r.originReason = Origin(rec.Run.Origin), rec.Run.OriginReason
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.release())

@@ -77,7 +77,7 @@ func connectTAP(tap *network.Interface, mode NetworkMode) (*connection, error) {
 	c := &connection{
 		mode: NetworkNone, tap: tap,
 		device: vmm.Network{Mode: vmm.NetworkTAP, TAP: tap.File(), MAC: tap.GuestMAC},
-		guest:  &guestapi.Network{Address: tap.GuestPrefix(), Gateway: tap.HostAddr},
+		guest:  &guestapi.Network{Address: tap.GuestPrefix(), MAC: tap.GuestMAC, Gateway: tap.HostAddr},
 	}
 	if mode == NetworkNone {
 		return c, nil

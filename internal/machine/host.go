@@ -7,13 +7,18 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 
 	"github.com/smolvm/smolvm/internal/image"
 	"github.com/smolvm/smolvm/internal/network"
 	"github.com/smolvm/smolvm/internal/store"
+	"github.com/smolvm/smolvm/internal/template"
 	"github.com/smolvm/smolvm/internal/vmm"
 	"github.com/smolvm/smolvm/internal/vmm/qemu"
 )
+
+// templatesDir is where templates are, in the store's cache.
+const templatesDir = "templates"
 
 // Options say where VMs live and who hears of them.
 type Options struct {
@@ -21,6 +26,7 @@ type Options struct {
 	Log         *slog.Logger
 	Progress    func(image.Progress) // may be nil
 	Accelerator vmm.Accelerator      // empty: KVM if it works, else TCG
+	ColdBoot    bool                 // boot guests, do not go on from templates
 	// Detached lets the VMs that are started outlive this process. Another owner can then
 	// take them over.
 	Detached bool
@@ -33,11 +39,12 @@ type Options struct {
 // Host is this computer as the VMs of one data directory use it.
 // Its methods may be called concurrently.
 type Host struct {
-	opts    Options
-	store   *store.Store
-	images  *image.Store
-	network *network.Host
-	driver  *qemu.Driver
+	opts      Options
+	store     *store.Store
+	images    *image.Store
+	templates *template.Store
+	network   *network.Host
+	driver    *qemu.Driver
 }
 
 // NewHost opens the data directory.
@@ -66,11 +73,12 @@ func NewHost(opts Options) (*Host, error) {
 		shared = append(shared, system)
 	}
 	return &Host{
-		opts:    opts,
-		store:   st,
-		images:  image.NewStore(st.Images(), shared, opts.Log),
-		network: network.NewHost(network.Options{Log: opts.Log}),
-		driver:  qemu.NewDriver(qemu.Options{CacheDir: st.Cache(), Log: opts.Log}),
+		opts:      opts,
+		store:     st,
+		images:    image.NewStore(st.Images(), shared, opts.Log),
+		templates: template.NewStore(filepath.Join(st.Cache(), templatesDir), opts.Log),
+		network:   network.NewHost(network.Options{Log: opts.Log}),
+		driver:    qemu.NewDriver(qemu.Options{CacheDir: st.Cache(), Log: opts.Log}),
 	}, nil
 }
 

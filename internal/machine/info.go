@@ -55,6 +55,9 @@ type VMMInfo struct {
 	PID         int             `json:"pid"`
 	Accelerator vmm.Accelerator `json:"accel"`
 	Reason      string          `json:"accel_reason,omitempty"` // why it is that one
+	// Origin is what the VM started from, and OriginReason why it booted.
+	Origin       Origin `json:"origin,omitempty"`
+	OriginReason string `json:"origin_reason,omitempty"`
 }
 
 // NetworkInfo describes how a running VM is connected.
@@ -95,7 +98,7 @@ func (v *VM) Info(ctx context.Context) (Info, error) {
 	if r.paused.Load() {
 		info.Status = StatusPaused
 	}
-	info.VMM = VMMInfo{PID: r.machine.PID(), Accelerator: r.accelerator, Reason: r.acceleratorReason}
+	info.VMM = VMMInfo{PID: r.machine.PID(), Accelerator: r.accelerator, Reason: r.acceleratorReason, Origin: r.origin, OriginReason: r.originReason}
 	info.Network = r.net.info()
 	info.IP = r.net.address()
 	info.Forwards = r.forwards.Forwards()

@@ -25,19 +25,20 @@ type PruneOptions struct {
 const (
 	PrunedVM       = "vm"
 	PrunedImage    = "image"
+	PrunedTemplate = "template" // it is made again when it is needed
 	PrunedLeftover = "leftover" // what a killed build left, or a boot that will not be repeated
 )
 
 // Pruned is one thing that Prune removes.
 type Pruned struct {
-	Kind  string `json:"kind"`         // "vm", "image" or "leftover"
-	Name  string `json:"name"`         // a leftover's is its path within the data directory
+	Kind  string `json:"kind"`         // "vm", "image", "template" or "leftover"
+	Name  string `json:"name"`         // a template's or leftover's is its path within the data directory
 	ID    string `json:"id,omitempty"` // an image's
 	Bytes int64  `json:"bytes"`        // what it takes of the host's disk
 }
 
 // Prune removes what is not in use: VMs that do not run and that no living process has, then
-// versions of images that no VM is made on, then what no image needs. Images of other data
+// versions of images that no VM is made on, then what no image needs, and templates. Images of other data
 // directories it leaves alone. It returns what was removed, and an error about what could not
 // be, which does not stop the rest. While a VM's record cannot be read, all images count as
 // in use.
@@ -57,6 +58,9 @@ func (h *Host) Prune(ctx context.Context, opts PruneOptions) ([]Pruned, error) {
 		images, err := h.pruneImages(ctx, gone, opts.DryRun)
 		errs = append(errs, err)
 		pruned = append(pruned, images...)
+		templates, err := h.pruneTemplates(opts.DryRun)
+		errs = append(errs, err)
+		pruned = append(pruned, templates...)
 	}
 	return pruned, errors.Join(errs...)
 }
@@ -176,6 +180,17 @@ func (h *Host) unusedImages(ctx context.Context, versions []image.Version, gone 
 	}
 	slices.SortFunc(told, func(a, b Pruned) int { return strings.Compare(a.ID, b.ID) })
 	return unused, told, nil
+}
+
+// pruneTemplates removes all templates that nobody is making.
+func (h *Host) pruneTemplates(dryRun bool) ([]Pruned, error) {
+	removed, err := h.templates.Prune(dryRun)
+	pruned := make([]Pruned, 0, len(removed))
+	for _, r := range removed {
+		path := filepath.Join(filepath.Base(h.store.Cache()), templatesDir, r.Name)
+		pruned = append(pruned, Pruned{Kind: PrunedTemplate, Name: path, Bytes: r.Bytes})
+	}
+	return pruned, err
 }
 
 // pruneLeftovers removes what no image needs but the doomed ones.

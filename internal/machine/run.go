@@ -22,6 +22,8 @@ type run struct {
 	machine           vmm.Machine
 	accelerator       vmm.Accelerator
 	acceleratorReason string
+	origin            Origin
+	originReason      string // why it is a boot
 	net               *connection
 	identity          *identity
 	channel           *guestlink.Channel
@@ -38,7 +40,10 @@ func newRun(log *slog.Logger) *run { return &run{log: log, ended: make(chan stru
 
 // record is what a new owner has to know of the run, as far as it has come.
 func (r *run) record(detached bool) *store.Run {
-	rec := &store.Run{Detached: detached, Accelerator: string(r.accelerator), AcceleratorReason: r.acceleratorReason}
+	rec := &store.Run{
+		Detached: detached, Accelerator: string(r.accelerator), AcceleratorReason: r.acceleratorReason,
+		Origin: string(r.origin), OriginReason: r.originReason,
+	}
 	if r.net != nil {
 		rec.Network, rec.NetworkReason, rec.Interface = string(r.net.mode), r.net.reason, r.net.hostInterface()
 	}

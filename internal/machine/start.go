@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/smolvm/smolvm/internal/guestlink"
 	"github.com/smolvm/smolvm/internal/image"
 	"github.com/smolvm/smolvm/internal/store"
+	"github.com/smolvm/smolvm/internal/template"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
@@ -100,29 +102,82 @@ func (v *VM) boot(ctx context.Context, claim *store.Claim) (_ *run, err error) {
 	if r.net, err = h.connect(ctx, rec.Name, NetworkMode(rec.Network), r.log); err != nil {
 		return nil, err
 	}
-	if err = claim.Update(func(rec *store.Record) { rec.Run = r.record(h.opts.Detached) }); err != nil {
-		return nil, err
-	}
 	if r.identity, err = h.identity(claim.Record(), img, r.net.guest); err != nil {
 		return nil, err
 	}
-	lock, err := claim.RunLock(ctx)
-	if err != nil {
-		return nil, err
-	}
-	r.machine, err = h.driver.Start(ctx, vmm.Config{
+	err = v.launch(ctx, claim, r, rec, img, vmm.Config{
 		Dir: claim.Dir(), Kernel: img.Kernel, Initrd: initrd, Disk: filepath.Join(claim.Dir(), diskFile),
 		MemoryMiB: rec.MemoryMiB, CPUs: rec.CPUs, Accelerator: r.accelerator, Network: r.net.device,
-		Lock: lock, Detached: h.opts.Detached,
+		Detached: h.opts.Detached,
 	})
-	if err = errors.Join(err, lock.Close()); err != nil {
-		return nil, err
-	}
-	if r.channel, err = meet(ctx, r); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	r.serve(h, rec.Name)
 	return r, nil
+}
+
+// launch starts the machine, from a template if that can be, and meets its guest. The record is
+// what it was before this start.
+func (v *VM) launch(ctx context.Context, claim *store.Claim, r *run, rec store.Record, img *image.Image, cfg vmm.Config) error {
+	h := v.host
+	t, key, err := h.origin(ctx, rec, img, cfg)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err == nil {
+		if err = v.resume(ctx, claim, r, cfg, t); err == nil || ctx.Err() != nil {
+			return err
+		}
+		// Whatever is wrong with it, another start must not find out again.
+		if err := h.templates.Remove(key); err != nil {
+			r.log.Warn("could not remove a template that does not work", "error", err)
+		}
+	}
+	level := slog.LevelWarn
+	if errors.Is(err, errColdBoot) || errors.Is(err, errOwnDisk) || errors.Is(err, template.ErrNotMade) {
+		level = slog.LevelDebug
+	}
+	r.log.Log(ctx, level, "guest boots, and does not go on from a template", "reason", err)
+	r.origin, r.originReason = FromBoot, err.Error()
+	return v.begins(ctx, claim, r, cfg, bootTimeout)
+}
+
+// resume starts the machine of a VM that never ran from a template. If it fails, the VM can
+// boot.
+func (v *VM) resume(ctx context.Context, claim *store.Claim, r *run, cfg vmm.Config, t *template.Template) error {
+	defer t.Close() //nolint:errcheck // never written to
+	if err := replaceDisk(cfg.Disk, t); err != nil {
+		return err
+	}
+	var err error
+	if cfg.From, err = saved(t); err != nil {
+		return err
+	}
+	r.origin = FromTemplate
+	err = v.begins(ctx, claim, r, cfg, templateTimeout)
+	if err != nil && r.machine != nil {
+		err = errors.Join(err, r.machine.Kill())
+		r.machine = nil
+	}
+	return err
+}
+
+// begins notes what the run begins with, starts its machine and meets the guest.
+func (v *VM) begins(ctx context.Context, claim *store.Claim, r *run, cfg vmm.Config, patience time.Duration) error {
+	err := claim.Update(func(rec *store.Record) { rec.Run = r.record(cfg.Detached) })
+	if err != nil {
+		return err
+	}
+	if cfg.Lock, err = claim.RunLock(ctx); err != nil {
+		return err
+	}
+	r.machine, err = v.host.driver.Start(ctx, cfg)
+	if err = errors.Join(err, cfg.Lock.Close()); err != nil {
+		return err
+	}
+	r.channel, err = meet(ctx, r, patience)
+	return err
 }
 
 // serve sets up what needs the guest's channel.
@@ -158,8 +213,8 @@ func (r *run) channelConfig() guestlink.ChannelConfig {
 }
 
 // meet waits for the guest and gives it its identity. It gives up when the machine ends.
-func meet(ctx context.Context, r *run) (*guestlink.Channel, error) {
-	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
+func meet(ctx context.Context, r *run, patience time.Duration) (*guestlink.Channel, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	channel, err := guestlink.Open(ctx, r.channelConfig())
 	if err == nil {

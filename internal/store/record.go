@@ -48,8 +48,11 @@ type Run struct {
 	Detached          bool   `json:"detached,omitempty"`
 	Accelerator       string `json:"accel"`
 	AcceleratorReason string `json:"accel_reason,omitempty"`
-	Network           string `json:"network"` // what Record.Network came to
-	NetworkReason     string `json:"network_reason,omitempty"`
+	// Origin is what the run began with, a boot or a template.
+	Origin        string `json:"origin,omitempty"`
+	OriginReason  string `json:"origin_reason,omitempty"`
+	Network       string `json:"network"` // what Record.Network came to
+	NetworkReason string `json:"network_reason,omitempty"`
 	// Interface is the VM's interface on the host, if it has one.
 	Interface *Interface `json:"interface,omitempty"`
 }

@@ -43,7 +43,7 @@ func TestScripts(t *testing.T) {
 func setUpScript(env *testscript.Env) error {
 	data := filepath.Join(env.WorkDir, "data")
 	home := filepath.Join(env.WorkDir, "home")
-	if err := errors.Join(os.MkdirAll(home, 0o700), os.Chmod(filepath.Dir(env.WorkDir), 0o755)); err != nil {
+	if err := errors.Join(os.MkdirAll(home, 0o700), os.MkdirAll(data, 0o700), shareTemplates(data), os.Chmod(filepath.Dir(env.WorkDir), 0o755)); err != nil {
 		return err
 	}
 	env.Setenv("PATH", filepath.Dir(smolvmPath)+":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -57,6 +58,22 @@ func dataDir(t *testing.T) string {
 	return dir
 }
 
+// shareTemplates has a data directory use the templates of all tests, as the many VMs of one
+// user share theirs.
+func shareTemplates(dataDir string) error {
+	const shared = testworld.Scratch + "/templates"
+	cache := dataDir + "/cache"
+	return errors.Join(os.MkdirAll(shared, 0o700), os.MkdirAll(cache, 0o700), os.Symlink(shared, cache+"/templates"))
+}
+
+// ownTemplates gives the fixture templates that no other test has.
+func (f *fixture) ownTemplates() {
+	f.t.Helper()
+	if err := os.Remove(f.dir + "/cache/templates"); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
 // fixture is what one test works with.
 type fixture struct {
 	t    *testing.T
@@ -73,6 +90,9 @@ func newFixture(t *testing.T) *fixture {
 	f.opts = []smolvm.Option{
 		smolvm.DataDir(f.dir),
 		smolvm.Logger(slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))),
+	}
+	if err := shareTemplates(f.dir); err != nil {
+		t.Fatal(err)
 	}
 	// The first use makes what stays for good: directories and locks.
 	if vms, err := smolvm.List(t.Context(), f.opts...); err != nil || len(vms) != 0 {
