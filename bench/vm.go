@@ -103,7 +103,7 @@ func measureVMs(ctx context.Context, set settings) (string, error) {
 	row(remove, "", "")
 	row(closeVM, "", "")
 	fmt.Fprintf(&b, "\n| size | |\n|---|---:|\n")
-	fmt.Fprintf(&b, "| guest program | %.1f MB |\n", float64(len(guest))/1e6)
+	fmt.Fprintf(&b, "| guest program | %.1f MB |\n", float64(guest.Size())/1e6)
 	fmt.Fprintf(&b, "| image on disk | %d MB |\n", img.Size/1e6)
 	fmt.Fprintf(&b, "| memory of an idle VM of %d MiB (PSS of its QEMU) | %d MB |\n", info.MemoryMiB, memory/1e6)
 	return b.String(), nil

@@ -4,9 +4,11 @@ package guestbin
 
 import (
 	"bytes"
+	"debug/elf"
 	"embed"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 )
 
@@ -24,26 +26,32 @@ var files embed.FS
 
 const embedded = "bin/smolvm-guest"
 
-// Program returns the guest program, a static ELF executable. The caller must not
-// change it.
-func Program() ([]byte, error) {
+// Program returns the guest program, a static ELF executable. It is not read: it has
+// megabytes, of which most starts need none.
+func Program() (*io.SectionReader, error) {
 	if path := os.Getenv(PathVariable); path != "" {
 		program, err := os.ReadFile(path)
 		if err != nil {
 			return nil, fmt.Errorf("%w: read the file named by %s: %w", ErrMissing, PathVariable, err)
 		}
-		return checked(program, path)
+		return checked(io.NewSectionReader(bytes.NewReader(program), 0, int64(len(program))), path)
 	}
-	program, err := files.ReadFile(embedded)
+	program, err := files.Open(embedded)
 	if err != nil {
 		return nil, fmt.Errorf("%w: it is not built in: run make build, or set %s to its path", ErrMissing, PathVariable)
 	}
-	return checked(program, "the guest program that is built in")
+	info, err := program.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMissing, err)
+	}
+	// What is embedded can be read anywhere, and need not be closed.
+	return checked(io.NewSectionReader(program.(io.ReaderAt), 0, info.Size()), "the guest program that is built in")
 }
 
 // checked returns the program if it is one that a kernel can start.
-func checked(program []byte, origin string) ([]byte, error) {
-	if !bytes.HasPrefix(program, []byte("\x7fELF")) {
+func checked(program *io.SectionReader, origin string) (*io.SectionReader, error) {
+	magic := make([]byte, len(elf.ELFMAG))
+	if _, err := program.ReadAt(magic, 0); err != nil || string(magic) != elf.ELFMAG {
 		return nil, fmt.Errorf("%w: %s is no ELF executable", ErrMissing, origin)
 	}
 	return program, nil

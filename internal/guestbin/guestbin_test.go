@@ -2,6 +2,7 @@ package guestbin
 
 import (
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,7 +14,7 @@ func TestProgram(t *testing.T) {
 	_, built := os.Stat(embedded)
 	program, err := Program()
 	switch {
-	case built == nil && (err != nil || len(program) == 0):
+	case built == nil && (err != nil || program.Size() == 0):
 		t.Errorf("it is built, but: %v", err)
 	case built != nil && (!errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), "run make build, or set SMOLVM_GUEST")):
 		t.Errorf("it is not built, but: %v", err)
@@ -31,8 +32,13 @@ func TestProgramFromVariable(t *testing.T) {
 			t.Fatal(err)
 		}
 		program, err := Program()
-		if good && (err != nil || string(program) != contents) {
-			t.Errorf("%q: %v", contents, err)
+		if good {
+			if err != nil {
+				t.Fatalf("%q: %v", contents, err)
+			}
+			if read, err := io.ReadAll(program); err != nil || string(read) != contents {
+				t.Errorf("%q: read %q, %v", contents, read, err)
+			}
 		}
 		if !good && !errors.Is(err, ErrMissing) {
 			t.Errorf("%q: %v", contents, err)

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"debug/elf"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,8 +34,8 @@ const (
 //
 // It is made once for each image and guest program, and kept in the store's own
 // directory even if the image is a shared one.
-func (s *Store) Initrd(ctx context.Context, img *Image, guest []byte) (path string, err error) {
-	if len(guest) == 0 {
+func (s *Store) Initrd(ctx context.Context, img *Image, guest *io.SectionReader) (path string, err error) {
+	if guest.Size() == 0 {
 		return "", errors.New("make initrd: guest program is empty")
 	}
 	dir, err := filepath.Abs(filepath.Join(s.dir, initrdDir))
@@ -49,7 +51,11 @@ func (s *Store) Initrd(ctx context.Context, img *Image, guest []byte) (path stri
 		return "", fmt.Errorf("make initrd: %w", err)
 	}
 	defer lock.Close() //nolint:errcheck // nothing was written to it
-	path = filepath.Join(dir, initrdKey(img, guest)+initrdSuffix)
+	key, err := initrdKey(img, guest)
+	if err != nil {
+		return "", fmt.Errorf("make initrd: %w", err)
+	}
+	path = filepath.Join(dir, key+initrdSuffix)
 	now := time.Now()
 	if err := os.Chtimes(path, now, now); err == nil {
 		return path, nil
@@ -68,21 +74,55 @@ func (s *Store) Initrd(ctx context.Context, img *Image, guest []byte) (path stri
 
 // initrdKey names the initial filesystem by what it is made of. The image's ID stands
 // for the modules.
-func initrdKey(img *Image, guest []byte) string {
+func initrdKey(img *Image, guest *io.SectionReader) (string, error) {
 	sum := sha256.New()
 	fmt.Fprintf(sum, "%s\n%s\n", initrdFormat, img.ID)
-	sum.Write(guest)
-	return hex.EncodeToString(sum.Sum(nil))
+	if id := buildID(guest); id != nil {
+		fmt.Fprintf(sum, "%d\n%s", guest.Size(), id)
+	} else if err := copyProgram(sum, guest); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
-func writeInitrd(archive *bytes.Buffer, img *Image, guest []byte) error {
+// buildID returns what Go's linker calls a program by, which is a hash of its contents: to
+// hash megabytes again would take a good part of a start. It is nil for other programs.
+func buildID(program *io.SectionReader) []byte {
+	file, err := elf.NewFile(program)
+	if err != nil {
+		return nil
+	}
+	section := file.Section(".note.go.buildid")
+	if section == nil {
+		return nil
+	}
+	note, err := section.Data()
+	// Names of actions and contents: an ID that was set by hand has no slashes.
+	if err != nil || bytes.Count(note, []byte("/")) != 3 {
+		return nil
+	}
+	return note
+}
+
+func copyProgram(to io.Writer, guest *io.SectionReader) error {
+	if _, err := io.Copy(to, io.NewSectionReader(guest, 0, guest.Size())); err != nil {
+		return fmt.Errorf("read guest program: %w", err)
+	}
+	return nil
+}
+
+func writeInitrd(archive *bytes.Buffer, img *Image, guest *io.SectionReader) error {
 	w := cpio.NewWriter(archive)
 	for _, dir := range []string{"dev", "proc", "sys", modulesDir} {
 		if err := w.Directory(dir, 0o755); err != nil {
 			return err
 		}
 	}
-	if err := w.File("init", 0o755, guest); err != nil {
+	var program bytes.Buffer
+	if err := copyProgram(&program, guest); err != nil {
+		return err
+	}
+	if err := w.File("init", 0o755, program.Bytes()); err != nil {
 		return err
 	}
 	var list strings.Builder

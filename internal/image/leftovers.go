@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,7 +26,7 @@ const initrdInUse = 10 * time.Minute
 // images and this guest program, and what killed builds left. The images that are gone, or
 // as good as gone, are doomed. With dryRun it only tells. Of what cannot be removed it tells
 // in the error.
-func (s *Store) Clean(ctx context.Context, guest []byte, doomed []Version, dryRun bool) ([]Leftover, error) {
+func (s *Store) Clean(ctx context.Context, guest *io.SectionReader, doomed []Version, dryRun bool) ([]Leftover, error) {
 	remains, err := s.cleanBuilds(ctx, dryRun)
 	initrds, err2 := s.cleanInitrds(ctx, guest, doomed, dryRun)
 	return append(remains, initrds...), errors.Join(err, err2)
@@ -90,7 +91,7 @@ func (s *Store) cleanHome(ctx context.Context, name string, dryRun bool) ([]Left
 }
 
 // cleanInitrds removes initial filesystems that no image needs.
-func (s *Store) cleanInitrds(ctx context.Context, guest []byte, doomed []Version, dryRun bool) ([]Leftover, error) {
+func (s *Store) cleanInitrds(ctx context.Context, guest *io.SectionReader, doomed []Version, dryRun bool) ([]Leftover, error) {
 	dir := filepath.Join(s.dir, initrdDir)
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -102,7 +103,11 @@ func (s *Store) cleanInitrds(ctx context.Context, guest []byte, doomed []Version
 	needed := map[string]bool{}
 	for _, v := range images {
 		if !slices.ContainsFunc(doomed, func(d Version) bool { return d.Dir == v.Dir }) {
-			needed[initrdKey(v.Image, guest)+initrdSuffix] = true
+			key, err := initrdKey(v.Image, guest)
+			if err != nil {
+				return nil, err
+			}
+			needed[key+initrdSuffix] = true
 		}
 	}
 	lock, err := lock(ctx, filepath.Join(dir, lockFile), exclusive, nil)

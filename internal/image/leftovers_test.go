@@ -2,6 +2,7 @@ package image
 
 import (
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,13 +12,13 @@ import (
 
 func TestClean(t *testing.T) {
 	s, images := threeVersions(t)
-	guest := []byte("guest")
+	guest := guestProgram("guest")
 	path := map[string]string{}
 	for name, of := range map[string]struct {
 		img   *Image
-		guest []byte
+		guest *io.SectionReader
 	}{
-		"needed": {images[0], guest}, "doomed": {images[1], guest}, "of another guest program": {images[0], []byte("old")}, "just asked for": {images[0], []byte("older")},
+		"needed": {images[0], guest}, "doomed": {images[1], guest}, "of another guest program": {images[0], guestProgram("old")}, "just asked for": {images[0], guestProgram("older")},
 	} {
 		made, err := s.Initrd(t.Context(), of.img, of.guest)
 		if err != nil {

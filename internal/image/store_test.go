@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -119,7 +120,7 @@ func TestShared(t *testing.T) {
 	if diff := cmp.Diff(shared, img); diff != "" {
 		t.Error(diff)
 	}
-	path, err := s.Initrd(t.Context(), img, []byte("guest"))
+	path, err := s.Initrd(t.Context(), img, guestProgram("guest"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,13 +224,51 @@ func TestBadRecord(t *testing.T) {
 	}
 }
 
+func guestProgram(contents string) *io.SectionReader {
+	return io.NewSectionReader(strings.NewReader(contents), 0, int64(len(contents)))
+}
+
+// A program of Go's is known by its build ID, any other by all of its contents.
+func TestInitrdKey(t *testing.T) {
+	own, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := bytes.Index(own, buildID(guestProgram(string(own))))
+	if i <= 0 {
+		t.Fatal("this very program has no build ID")
+	}
+	img := &Image{ID: "id"}
+	seen := map[string]string{}
+	for name, contents := range map[string]string{
+		"Go": string(own), "another build": string(own[:i+20]) + "x" + string(own[i+21:]), "longer": string(own) + "x",
+		"not Go": string(own[:64]), "not Go either": string(own[:63]) + "x", "text": "text",
+	} {
+		key, err := initrdKey(img, guestProgram(contents))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if other, taken := seen[key]; taken {
+			t.Errorf("%s and %s have the same key", name, other)
+		}
+		seen[key] = name
+	}
+	again, err := initrdKey(img, guestProgram(string(own)))
+	if err != nil || seen[again] != "Go" {
+		t.Errorf("asked again: %s, %v", again, err)
+	}
+	if other, err := initrdKey(&Image{ID: "other"}, guestProgram(string(own))); err != nil || seen[other] != "" {
+		t.Errorf("another image: %s, %v", other, err)
+	}
+}
+
 func TestInitrd(t *testing.T) {
 	s, _ := fakeStore(t, nil)
 	img, err := s.Ensure(t.Context(), fakeName, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	path, err := s.Initrd(t.Context(), img, []byte("guest program"))
+	path, err := s.Initrd(t.Context(), img, guestProgram("guest program"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +285,7 @@ func TestInitrd(t *testing.T) {
 	if err := os.Chtimes(path, old, old); err != nil {
 		t.Fatal(err)
 	}
-	again, err := s.Initrd(t.Context(), img, []byte("guest program"))
+	again, err := s.Initrd(t.Context(), img, guestProgram("guest program"))
 	if err != nil || again != path {
 		t.Errorf("second call: %s, %v", again, err)
 	}
@@ -263,7 +302,7 @@ func TestInitrd(t *testing.T) {
 	if err := os.WriteFile(debris, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	other, err := s.Initrd(t.Context(), img, []byte("other program"))
+	other, err := s.Initrd(t.Context(), img, guestProgram("other program"))
 	if err != nil || other == path {
 		t.Errorf("another program: %s, %v", other, err)
 	}
@@ -272,7 +311,7 @@ func TestInitrd(t *testing.T) {
 			t.Errorf("%s is still there: %v", gone, err)
 		}
 	}
-	if _, err := s.Initrd(t.Context(), img, nil); err == nil {
+	if _, err := s.Initrd(t.Context(), img, guestProgram("")); err == nil {
 		t.Error("an initrd without a guest program was made")
 	}
 }

@@ -62,7 +62,7 @@ func checkGuestProgram() Check {
 	if err != nil {
 		return Check{"guest program", VerdictBroken, err.Error(), "run make build in the checkout of smolvm"}
 	}
-	return Check{"guest program", VerdictOK, fmt.Sprintf("%.1f MB", float64(len(program))/1e6), ""}
+	return Check{"guest program", VerdictOK, fmt.Sprintf("%.1f MB", float64(program.Size())/1e6), ""}
 }
 
 // lowSpace is the free space, in bytes, below which an image or a few disks may

@@ -2,8 +2,10 @@ package qemu
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -99,7 +101,7 @@ func makeTestGuest(store string) (err error) {
 		return err
 	}
 	testGuest.kernel = img.Kernel
-	testGuest.initrd, err = images.Initrd(context.Background(), img, contents)
+	testGuest.initrd, err = images.Initrd(context.Background(), img, io.NewSectionReader(bytes.NewReader(contents), 0, int64(len(contents))))
 	return err
 }
 
