@@ -8,6 +8,7 @@ import (
 	"github.com/smolvm/smolvm/internal/image"
 	"github.com/smolvm/smolvm/internal/machine"
 	"github.com/smolvm/smolvm/internal/store"
+	"github.com/smolvm/smolvm/internal/timing"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
@@ -105,6 +106,9 @@ const (
 	FromBoot     = machine.FromBoot
 	FromTemplate = machine.FromTemplate
 )
+
+// Stage is one step of a start, and the time that it took.
+type Stage = timing.Stage
 
 // Progress tells how far something has come.
 type Progress = image.Progress

@@ -23,6 +23,8 @@ type runFlags struct {
 	detach      bool
 	interactive bool
 	terminal    bool
+	timed       bool
+	timings     *timings // nil: not wanted
 }
 
 func newRunCommand(g *globals) *cobra.Command {
@@ -63,6 +65,10 @@ ended smolvm or the command.`,
 			if !cmd.Flags().Changed("rm") {
 				f.remove = !f.detach
 			}
+			if f.timed {
+				f.timings = newTimings()
+				defer func() { f.timings.print(cmd.ErrOrStderr()) }()
+			}
 			if f.detach {
 				return f.runDetached(cmd, g, command)
 			}
@@ -75,6 +81,7 @@ ended smolvm or the command.`,
 	settingVar(cmd, flags, &f.transport, "transport")
 	flags.StringArrayVarP(&f.ports, "publish", "p", nil, "put a port of the guest on localhost: `[HOST:]GUEST[/udp]`, also ranges such as 8000-8010:9000-9010 (may be repeated)")
 	flags.BoolVar(&f.strict, "strict", false, "fail if a host port is busy, rather than take the next free one")
+	flags.BoolVar(&f.timed, "timings", false, "show at the end what the time was spent on")
 	flags.BoolVar(&f.remove, "rm", false, "remove the VM at the end; --rm=false keeps it, stopped (default: true, with --detach false)")
 	flags.BoolVarP(&f.detach, "detach", "d", false, "let the VM live on its own, in the background")
 	flags.BoolVarP(&f.interactive, "interactive", "i", false, "pass standard input to the command")
@@ -128,7 +135,13 @@ func (f *runFlags) launch(ctx context.Context, g *globals, options func() ([]smo
 	defer done()
 	g.progress().say("starting a VM")
 	vm, err := smolvm.Launch(ctx, append(opts, what...)...)
-	return vm, specs, interrupted(ctx, err, "no VM was made")
+	if err != nil {
+		return nil, nil, interrupted(ctx, err, "no VM was made")
+	}
+	if err := f.timings.launched(ctx, vm); err != nil {
+		return nil, nil, also(err, vm.Close())
+	}
+	return vm, specs, nil
 }
 
 // runHere runs a VM that this program owns: it ends with it, whatever happens.
@@ -143,9 +156,11 @@ func (f *runFlags) runHere(ctx context.Context, g *globals, command []string) (e
 			end = "stopped"
 		}
 		err = interrupted(ctx, err, "VM %s was %s", vm.Name(), end)
+		f.timings.end("command")
 		if closeErr := vm.Close(); closeErr != nil {
 			err = also(err, fmt.Errorf("end VM %s: %w", vm.Name(), closeErr))
 		}
+		f.timings.end("end")
 	}()
 	if err := f.publish(ctx, vm, specs); err != nil {
 		return err
@@ -204,6 +219,7 @@ func (f *runFlags) runDetached(cmd *cobra.Command, g *globals, command []string)
 			return interrupted(ctx, err, "VM %s was removed", vm.Name())
 		}
 	}
+	f.timings.end("command")
 	_, err = fmt.Fprintln(cmd.OutOrStdout(), vm.Name())
 	return err
 }
@@ -217,6 +233,7 @@ func (f *runFlags) publish(ctx context.Context, vm *smolvm.VM, specs []smolvm.Po
 	for _, fw := range forwards {
 		fmt.Fprintln(os.Stderr, describeForward(fw))
 	}
+	f.timings.end("publish")
 	return nil
 }
 

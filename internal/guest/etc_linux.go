@@ -17,20 +17,23 @@ import (
 // ours marks the lines in /etc/hosts that the guest program wrote.
 const ours = "# smolvm"
 
+// etcWriter writes a file below /etc.
+type etcWriter func(path string, content []byte, mode os.FileMode) error
+
 // writeEtc writes the files below etc that say who and where the guest is.
-func writeEtc(etc string, id guestapi.Identity) error {
+func writeEtc(etc string, id guestapi.Identity, write etcWriter) error {
 	hosts := filepath.Join(etc, "hosts")
 	old, err := os.ReadFile(hosts)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read hosts: %w", err)
 	}
 	errs := []error{
-		replaceFile(filepath.Join(etc, "hostname"), []byte(id.Hostname+"\n"), 0o644),
-		replaceFile(hosts, hostsFile(old, id.Hostname), 0o644),
-		writeMachineID(filepath.Join(etc, "machine-id")),
+		write(filepath.Join(etc, "hostname"), []byte(id.Hostname+"\n"), 0o644),
+		write(hosts, hostsFile(old, id.Hostname), 0o644),
+		writeMachineID(filepath.Join(etc, "machine-id"), write),
 	}
 	if id.Network != nil && len(id.Network.Nameservers) > 0 {
-		errs = append(errs, replaceFile(filepath.Join(etc, "resolv.conf"), resolvConf(id.Network), 0o644))
+		errs = append(errs, write(filepath.Join(etc, "resolv.conf"), resolvConf(id.Network), 0o644))
 	}
 	return errors.Join(errs...)
 }
@@ -71,29 +74,73 @@ func resolvConf(n *guestapi.Network) []byte {
 	return b.Bytes()
 }
 
-// writeMachineID gives the guest a machine ID unless it has one.
-func writeMachineID(path string) error {
+// noMachineID is what the machine ID's file holds while there is none.
+const noMachineID = "uninitialized"
+
+// readMachineID returns the guest's machine ID, empty if it has none.
+func readMachineID(path string) (string, error) {
 	old, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("read machine ID: %w", err)
+		return "", fmt.Errorf("read machine ID: %w", err)
 	}
-	if id := strings.TrimSpace(string(old)); id != "" && id != "uninitialized" {
-		return nil
+	if id := strings.TrimSpace(string(old)); id != noMachineID {
+		return id, nil
+	}
+	return "", nil
+}
+
+// writeMachineID gives the guest a machine ID unless it has one.
+func writeMachineID(path string, write etcWriter) error {
+	if old, err := readMachineID(path); err != nil || old != "" {
+		return err
 	}
 	var id [16]byte
 	rand.Read(id[:])         // never fails
 	id[6] = id[6]&0xf | 0x40 // a version 4 UUID, as programs expect
 	id[8] = id[8]&0x3f | 0x80
-	return replaceFile(path, []byte(hex.EncodeToString(id[:])+"\n"), 0o444)
+	return write(path, []byte(hex.EncodeToString(id[:])+"\n"), 0o444)
+}
+
+// inPlaceSize is what a file may hold to be written in place: a page.
+const inPlaceSize = 4096
+
+// overwriteFile makes path have the content, where it is if it can be there: the block that it
+// has needs no journal. Nobody else may read or write it, and it must be written again should
+// the guest end meanwhile.
+func overwriteFile(path string, content []byte, mode os.FileMode) error {
+	if holds(path, content) {
+		return nil
+	}
+	info, err := os.Lstat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Mode().Perm() != mode || max(info.Size(), int64(len(content))) > inPlaceSize {
+		return replaceFile(path, content, mode)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err == nil && info.Size() > int64(len(content)) {
+		err = f.Truncate(int64(len(content)))
+	}
+	return errors.Join(err, f.Close())
+}
+
+// holds tells whether a file, and not a link to one, has the content already.
+func holds(path string, content []byte) bool {
+	info, err := os.Lstat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Size() != int64(len(content)) {
+		return false
+	}
+	old, err := os.ReadFile(path)
+	return err == nil && bytes.Equal(old, content)
 }
 
 // replaceFile makes path have the content, at once or not at all. A symbolic link
 // there, to a service that the guest does not run, is replaced too.
 func replaceFile(path string, content []byte, mode os.FileMode) (err error) {
-	if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() {
-		if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, content) {
-			return nil
-		}
+	if holds(path, content) {
+		return nil
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".smolvm-*")
 	if err != nil {

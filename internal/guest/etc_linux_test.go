@@ -8,10 +8,18 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/smolvm/smolvm/internal/guestapi"
 )
 
 func TestWriteEtc(t *testing.T) {
+	for name, write := range map[string]etcWriter{"replaced": replaceFile, "overwritten": overwriteFile} {
+		t.Run(name, func(t *testing.T) { testWriteEtc(t, write) })
+	}
+}
+
+func testWriteEtc(t *testing.T, write etcWriter) {
 	etc := t.TempDir()
 	read := func(name string) string {
 		t.Helper()
@@ -32,7 +40,7 @@ func TestWriteEtc(t *testing.T) {
 	}}
 	machineID := ""
 	for _, id.Hostname = range []string{"one", "one", "two"} {
-		if err := writeEtc(etc, id); err != nil {
+		if err := writeEtc(etc, id, write); err != nil {
 			t.Fatal(err)
 		}
 		if got, want := read("hosts"), "127.0.0.1 localhost\n192.0.2.1 mine # comment\n127.0.1.1\t"+id.Hostname+" # smolvm\n"; got != want {
@@ -55,15 +63,62 @@ func TestWriteEtc(t *testing.T) {
 		t.Errorf("left behind: %v, %v", files, err)
 	}
 	if err := os.WriteFile(filepath.Join(etc, "machine-id"), []byte("uninitialized\n"), 0o644); err == nil {
-		if err := writeEtc(etc, guestapi.Identity{Hostname: "x"}); err != nil {
+		if err := writeEtc(etc, guestapi.Identity{Hostname: "x"}, write); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if got := read("machine-id"); got == machineID || len(got) != 33 {
 		t.Errorf("machine-id is not fresh: %q", got)
 	}
-	if err := writeEtc(filepath.Join(etc, "missing"), id); err == nil {
+	if err := writeEtc(filepath.Join(etc, "missing"), id, write); err == nil {
 		t.Error("wrote to a directory that is not there")
+	}
+}
+
+// A small file is written where it is, longer or shorter, and no other file is touched: what is
+// none, or is no small one, is replaced.
+func TestOverwriteFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	elsewhere := filepath.Join(t.TempDir(), "elsewhere")
+	inode := func() uint64 {
+		var st unix.Stat_t
+		must(t, unix.Stat(path, &st))
+		return st.Ino
+	}
+	var before uint64
+	for _, c := range []struct {
+		content string
+		mode    os.FileMode
+		stays   bool
+	}{
+		{"first", 0o644, false}, {"a longer one", 0o644, true}, {"short", 0o644, true}, {"", 0o644, true}, {"again", 0o644, true},
+		{"another mode", 0o444, false}, {"the same mode", 0o444, true}, {strings.Repeat("x", inPlaceSize+1), 0o444, false}, {"small again", 0o444, false},
+	} {
+		must(t, overwriteFile(path, []byte(c.content), c.mode))
+		got, err := os.ReadFile(path)
+		if err != nil || string(got) != c.content {
+			t.Errorf("holds %q, %v, not %q", got, err, c.content)
+		}
+		if info, err := os.Stat(path); err != nil || info.Mode() != c.mode {
+			t.Errorf("mode is %v, %v", info.Mode(), err)
+		}
+		now := inode()
+		if (now == before) != c.stays {
+			t.Errorf("%.20q is in the file of before: %t", c.content, now == before)
+		}
+		before = now
+	}
+	must(t, os.WriteFile(elsewhere, []byte("own"), 0o644))
+	must(t, os.Remove(path))
+	must(t, os.Symlink(elsewhere, path))
+	must(t, overwriteFile(path, []byte("new"), 0o644))
+	if got, err := os.ReadFile(elsewhere); err != nil || string(got) != "own" {
+		t.Errorf("what a link leads to was written to: %q, %v", got, err)
+	}
+	must(t, os.Remove(path))
+	must(t, os.Mkdir(path, 0o755))
+	if err := overwriteFile(path, []byte("x"), 0o644); err == nil {
+		t.Error("a directory was replaced")
 	}
 }
 

@@ -5,11 +5,13 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -33,6 +35,10 @@ type System interface {
 	// Configure gives the guest its identity. It may be called again, with
 	// another one.
 	Configure(context.Context, guestapi.Identity) error
+	// StepClock steps the time of day and returns what it is then.
+	StepClock(time.Duration) (time.Time, error)
+	// Rehearse is like Configure, but leaves the guest without an identity.
+	Rehearse(context.Context, guestapi.Identity) error
 	// Rest writes out the disk and gives back what is not needed.
 	Rest()
 	// PowerOff begins to power off. It does not wait.
@@ -107,14 +113,44 @@ func (s *Server) ownChannelKey() (ssh.Signer, error) {
 
 // rest gets ready to be copied.
 func (s *Server) rest(ctx context.Context) error {
-	if err := s.system.Ready(ctx); err != nil {
-		return err
+	if err := s.rehearse(ctx); err != nil {
+		return fmt.Errorf("rehearse: %w", err)
 	}
 	s.mu.Lock()
-	s.channelKey = nil // every copy makes its own
+	s.channelKey, s.identity = nil, identity{} // every copy gets its own
 	s.mu.Unlock()
 	s.system.Rest()
 	return nil
+}
+
+// rehearse takes an identity that means nothing, so that a copy that gets its own finds all that
+// is needed for it in memory.
+func (s *Server) rehearse(ctx context.Context) error {
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return err
+	}
+	block, err := ssh.MarshalPrivateKey(key, "")
+	if err != nil {
+		return err
+	}
+	signer, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		return err
+	}
+	payload, err := json.Marshal(guestapi.Identity{
+		Hostname: "localhost", Time: time.Now(), Env: []string{"PATH="},
+		HostKey: pem.EncodeToMemory(block), AuthorizedKeys: ssh.MarshalAuthorizedKey(signer.PublicKey()),
+		// Addresses for documentation, which are never used.
+		Network: &guestapi.Network{
+			Address: netip.MustParsePrefix("192.0.2.2/24"), Gateway: netip.MustParseAddr("192.0.2.1"),
+			MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1},
+		},
+	})
+	if err != nil {
+		return err
+	}
+	return s.configure(ctx, payload, s.system.Rehearse)
 }
 
 func (s *Server) serveChannelSession(conn net.Conn, key ssh.Signer) error {
@@ -244,12 +280,15 @@ func (s *Server) channel(ctx context.Context, p *peer, open ssh.NewChannel) {
 }
 
 func (s *Server) globalRequest(ctx context.Context, conn ssh.Conn, req *ssh.Request, host bool) {
+	var reply []byte
 	err := errors.New("unknown request")
 	after := func() {}
 	if host {
 		switch req.Type {
 		case guestapi.RequestConfigure:
-			err = s.configure(ctx, req.Payload)
+			err = s.configure(ctx, req.Payload, s.system.Configure)
+		case guestapi.RequestClock:
+			reply, err = s.clock(req.Payload)
 		case guestapi.RequestWatchListeners:
 			err = nil
 			after = func() { go s.watch(ctx, conn) }
@@ -260,7 +299,6 @@ func (s *Server) globalRequest(ctx context.Context, conn ssh.Conn, req *ssh.Requ
 			after = s.system.PowerOff
 		}
 	}
-	var reply []byte
 	if err != nil {
 		reply, _ = json.Marshal(failure(err)) // strings: cannot fail
 	}
@@ -268,7 +306,20 @@ func (s *Server) globalRequest(ctx context.Context, conn ssh.Conn, req *ssh.Requ
 	after()
 }
 
-func (s *Server) configure(ctx context.Context, payload []byte) error {
+func (s *Server) clock(payload []byte) (reply []byte, err error) {
+	var c guestapi.Clock
+	if err := json.Unmarshal(payload, &c); err != nil {
+		return nil, fmt.Errorf("read clock: %w", err)
+	}
+	now, err := s.system.StepClock(c.Step)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(guestapi.Clock{Time: now})
+}
+
+func (s *Server) configure(ctx context.Context, payload []byte, apply func(context.Context, guestapi.Identity) error) error {
+	came := time.Now()
 	var id guestapi.Identity
 	if err := json.Unmarshal(payload, &id); err != nil {
 		return fmt.Errorf("read identity: %w", err)
@@ -289,7 +340,10 @@ func (s *Server) configure(ctx context.Context, payload []byte) error {
 	s.mu.Lock()
 	s.identity = own
 	s.mu.Unlock()
-	return s.system.Configure(ctx, id)
+	if !id.Time.IsZero() {
+		id.Time = id.Time.Add(time.Since(came))
+	}
+	return apply(ctx, id)
 }
 
 // authorizedKeys reads keys in authorized_keys format. A key with options is

@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -28,6 +29,7 @@ type system struct {
 	powerOff func()
 
 	mu       sync.Mutex // held while an identity is applied
+	settled  bool       // it has an identity
 	listener net.Listener
 	address  netip.Addr // where listener listens
 }
@@ -49,6 +51,38 @@ func (s *system) Ready(ctx context.Context) error {
 
 func (s *system) PowerOff() { s.powerOff() }
 
+func (s *system) StepClock(step time.Duration) (time.Time, error) {
+	now := time.Now()
+	if step == 0 {
+		return now, nil
+	}
+	return now.Add(step), setClock(now.Add(step))
+}
+
+const machineIDFile = "/etc/machine-id"
+
+// Rehearse does what Configure does, for an identity that is then forgotten: all that this needs
+// is in memory afterwards, and the files are there.
+func (s *system) Rehearse(ctx context.Context, id guestapi.Identity) error {
+	own, err := readMachineID(machineIDFile)
+	if err != nil {
+		return err
+	}
+	if err := s.Configure(ctx, id); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.listener != nil {
+		s.listener.Close()
+	}
+	s.listener, s.settled = nil, false
+	if own == "" {
+		err = overwriteFile(machineIDFile, []byte(noMachineID+"\n"), 0o444)
+	}
+	return errors.Join(err, configureNetwork(nil))
+}
+
 func (s *system) Rest() {
 	unix.Sync()
 	debug.FreeOSMemory()
@@ -61,16 +95,21 @@ func (s *system) Configure(_ context.Context, id guestapi.Identity) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var errs []error
+	if !id.Time.IsZero() {
+		errs = append(errs, setClock(id.Time)) // first: it goes stale
+	}
 	if len(id.Entropy) > 0 {
 		errs = append(errs, creditEntropy(id.Entropy))
-	}
-	if !id.Time.IsZero() {
-		errs = append(errs, setClock(id.Time))
 	}
 	if err := unix.Sethostname([]byte(id.Hostname)); err != nil {
 		errs = append(errs, fmt.Errorf("set host name: %w", err))
 	}
-	errs = append(errs, writeEtc("/etc", id), configureNetwork(id.Network))
+	write := replaceFile
+	if !s.settled {
+		write = overwriteFile // no command runs yet
+	}
+	s.settled = true
+	errs = append(errs, writeEtc("/etc", id, write), configureNetwork(id.Network))
 	if id.GrowRoot {
 		errs = append(errs, growRoot("/", rootDevice))
 	}

@@ -21,6 +21,9 @@ const SSHPort = 22
 const (
 	// RequestConfigure gives the guest its Identity.
 	RequestConfigure = "configure@smolvm"
+	// RequestClock steps the guest's clock, by nothing if it is only to be read. Its payload is
+	// a Clock, and so is that of its reply.
+	RequestClock = "clock@smolvm"
 	// RequestWatchListeners asks the guest to report its listeners
 	// with RequestListeners, now and whenever they change. No payload.
 	RequestWatchListeners = "watch-listeners@smolvm"
@@ -104,6 +107,12 @@ type ExitSignal struct {
 type WindowChange struct {
 	Columns, Rows uint32
 	Width, Height uint32
+}
+
+// Clock is what the guest's clock says, in a reply, or how far it is to be stepped, in a request.
+type Clock struct {
+	Time time.Time     `json:"time,omitzero"`
+	Step time.Duration `json:"step,omitempty"`
 }
 
 // Failure says why a request was refused.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/smolvm/smolvm/internal/guestapi"
+	"github.com/smolvm/smolvm/internal/timing"
 )
 
 const (
@@ -204,9 +205,11 @@ func (c *Channel) dial(ctx context.Context) (_ *Link, _ <-chan guestapi.Listener
 	}
 	stop := context.AfterFunc(ctx, func() { link.end(ctx.Err()) })
 	err = c.cfg.Prepare(ctx, link)
+	timing.End(ctx, "identity")
 	var reports <-chan guestapi.Listeners
 	if err == nil {
 		reports, err = link.Listeners(c.ctx) // the reports outlive the attempt
+		timing.End(ctx, "listeners")
 	}
 	if !stop() && err == nil {
 		err = ctx.Err()
@@ -308,6 +311,15 @@ func (c *Channel) Start(ctx context.Context, e guestapi.Exec, stdin io.Reader, s
 		return nil, err
 	}
 	return link.Start(ctx, e, stdin, stdout, stderr)
+}
+
+// SyncClock is Link.SyncClock.
+func (c *Channel) SyncClock(ctx context.Context) error {
+	link, err := c.Link(ctx)
+	if err != nil {
+		return err
+	}
+	return link.SyncClock(ctx)
 }
 
 // PowerOff is Link.PowerOff. No link follows the one that is lost by it.

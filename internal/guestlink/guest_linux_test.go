@@ -84,6 +84,10 @@ type fakeSystem struct {
 	fail       error
 	ready      chan struct{} // nil: it is
 	console    *watched
+
+	clock sync.Mutex
+	late  time.Duration // its clock is, compared with the host's
+	steps int
 }
 
 func newFakeSystem() *fakeSystem {
@@ -105,6 +109,18 @@ func (s *fakeSystem) Ready(ctx context.Context) error {
 func (s *fakeSystem) Configure(_ context.Context, id guestapi.Identity) error {
 	s.identities <- id
 	return s.fail
+}
+
+func (s *fakeSystem) Rehearse(ctx context.Context, id guestapi.Identity) error {
+	return s.Configure(ctx, id)
+}
+
+func (s *fakeSystem) StepClock(step time.Duration) (time.Time, error) {
+	s.clock.Lock()
+	defer s.clock.Unlock()
+	s.late -= step
+	s.steps++
+	return time.Now().Add(-s.late), s.fail
 }
 
 func (s *fakeSystem) Rest() { s.rested <- struct{}{} }

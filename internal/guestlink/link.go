@@ -20,6 +20,7 @@ import (
 
 	"github.com/smolvm/smolvm/internal/guestapi"
 	"github.com/smolvm/smolvm/internal/guestapi/wire"
+	"github.com/smolvm/smolvm/internal/timing"
 )
 
 // ErrLost is wrapped by errors that say that the link itself is gone: closed, ended
@@ -63,6 +64,7 @@ func dialWith(ctx context.Context, conn net.Conn, log *slog.Logger, ciphers []st
 		conn.Close()
 		return nil, err
 	}
+	timing.End(ctx, "guest") // a guest that boots answers when it has
 	over := wire.NewConn(synced)
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	client, channels, requests, err := ssh.NewClientConn(over, "guest", &ssh.ClientConfig{
@@ -83,6 +85,7 @@ func dialWith(ctx context.Context, conn net.Conn, log *slog.Logger, ciphers []st
 		over.Close()
 		return nil, fmt.Errorf("begin SSH session: %w", err)
 	}
+	timing.End(ctx, "handshake")
 	l := &Link{
 		conn:      client,
 		wire:      over,
@@ -172,33 +175,36 @@ func (l *Link) Configure(ctx context.Context, id guestapi.Identity) error {
 	if err != nil {
 		return fmt.Errorf("configure guest: %w", err)
 	}
-	return l.request(ctx, "configure guest", guestapi.RequestConfigure, payload)
+	_, err = l.request(ctx, "configure guest", guestapi.RequestConfigure, payload)
+	return err
 }
 
 // Rest has a guest without an identity get ready to be copied. It waits for the guest's
 // boot to be done.
 func (l *Link) Rest(ctx context.Context) error {
-	return l.request(ctx, "put guest to rest", guestapi.RequestRest, nil)
+	_, err := l.request(ctx, "put guest to rest", guestapi.RequestRest, nil)
+	return err
 }
 
 // PowerOff asks the guest to power off. It returns once the guest has said that it
 // will; the link ends when it has.
 func (l *Link) PowerOff(ctx context.Context) error {
-	return l.request(ctx, "power off guest", guestapi.RequestPowerOff, nil)
+	_, err := l.request(ctx, "power off guest", guestapi.RequestPowerOff, nil)
+	return err
 }
 
 // request sends a global request and waits for the answer. The answers to these come
 // in order, so there is one at a time.
-func (l *Link) request(ctx context.Context, op, name string, payload []byte) error {
+func (l *Link) request(ctx context.Context, op, name string, payload []byte) (reply []byte, err error) {
 	if len(payload) > guestapi.MaxPayload {
-		return fmt.Errorf("%s: %d bytes are more than the %d that can be sent", op, len(payload), guestapi.MaxPayload)
+		return nil, fmt.Errorf("%s: %d bytes are more than the %d that can be sent", op, len(payload), guestapi.MaxPayload)
 	}
 	select {
 	case l.requests <- struct{}{}:
 	case <-ctx.Done():
-		return fmt.Errorf("%s: %w", op, ctx.Err())
+		return nil, fmt.Errorf("%s: %w", op, ctx.Err())
 	case <-l.done:
-		return fmt.Errorf("%s: %w", op, l.Err())
+		return nil, fmt.Errorf("%s: %w", op, l.Err())
 	}
 	type answer struct {
 		ok      bool
@@ -215,13 +221,13 @@ func (l *Link) request(ctx context.Context, op, name string, payload []byte) err
 	case a := <-answers:
 		switch {
 		case a.err != nil:
-			return l.lost(op, a.err)
+			return nil, l.lost(op, a.err)
 		case !a.ok:
-			return refused(op, a.payload)
+			return nil, refused(op, a.payload)
 		}
-		return nil
+		return a.payload, nil
 	case <-ctx.Done():
-		return fmt.Errorf("%s: %w", op, ctx.Err())
+		return nil, fmt.Errorf("%s: %w", op, ctx.Err())
 	}
 }
 

@@ -88,6 +88,35 @@ func TestRest(t *testing.T) {
 	}
 }
 
+// A clock that is wrong is set as exactly as it can be read, and one that is right is left alone.
+func TestSyncClock(t *testing.T) {
+	system := newFakeSystem()
+	l := dial(t, startGuest(t, system))
+	const tolerance = 10 * clockPrecision // of a busy host
+	for _, late := range []time.Duration{time.Hour, -time.Hour, 365 * 24 * time.Hour, 200 * time.Millisecond} {
+		system.late = late
+		if err := l.SyncClock(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		system.clock.Lock()
+		if system.late.Abs() > tolerance {
+			t.Errorf("a clock that was %v late is so by %v, after %d steps", late, system.late, system.steps)
+		}
+		system.clock.Unlock()
+	}
+	system.late = 0
+	if err := l.SyncClock(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if system.late.Abs() > tolerance {
+		t.Errorf("a clock that was right is late by %v", system.late)
+	}
+	system.fail = fs.ErrPermission
+	if err := l.SyncClock(t.Context()); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("a guest that cannot set its clock: %v", err)
+	}
+}
+
 // channelKey is what the guest at p shows who connects.
 func channelKey(t *testing.T, p *port) (key []byte) {
 	t.Helper()

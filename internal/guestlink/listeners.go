@@ -16,7 +16,7 @@ func (l *Link) Listeners(ctx context.Context) (<-chan guestapi.Listeners, error)
 	l.watching = true
 	l.mu.Unlock()
 	if first {
-		if err := l.request(ctx, "watch listeners", guestapi.RequestWatchListeners, nil); err != nil {
+		if _, err := l.request(ctx, "watch listeners", guestapi.RequestWatchListeners, nil); err != nil {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			l.watching = false

@@ -92,7 +92,7 @@ func (v *VM) ChangeEnv(ctx context.Context, change EnvChange) error {
 func (v *VM) tellIdentity(ctx context.Context, r *run) error {
 	link, err := r.channel.Link(ctx)
 	if err == nil {
-		err = r.identity.give(ctx, link)
+		err = r.identity.renew(ctx, link)
 	}
 	if err != nil {
 		return v.unlessStopped(ctx, "configure guest", fmt.Errorf("configure guest: %w", err))

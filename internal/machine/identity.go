@@ -19,15 +19,24 @@ type identity struct {
 	id guestapi.Identity
 }
 
-// give tells the guest.
+// give tells a guest that may have none, or whose time may have stood still.
 func (i *identity) give(ctx context.Context, link *guestlink.Link) error {
-	i.mu.Lock()
-	id := i.id
-	i.mu.Unlock()
+	id := i.current()
 	id.Time = time.Now()
 	id.Entropy = make([]byte, 64)
 	rand.Read(id.Entropy) // never fails
 	return link.Configure(ctx, id)
+}
+
+// renew tells a guest that has one of what was changed.
+func (i *identity) renew(ctx context.Context, link *guestlink.Link) error {
+	return link.Configure(ctx, i.current())
+}
+
+func (i *identity) current() guestapi.Identity {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.id
 }
 
 // setEnv changes what the guest will be told.

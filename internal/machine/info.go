@@ -8,6 +8,7 @@ import (
 
 	"github.com/smolvm/smolvm/internal/forward"
 	"github.com/smolvm/smolvm/internal/store"
+	"github.com/smolvm/smolvm/internal/timing"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
@@ -58,6 +59,9 @@ type VMMInfo struct {
 	// Origin is what the VM started from, and OriginReason why it booted.
 	Origin       Origin `json:"origin,omitempty"`
 	OriginReason string `json:"origin_reason,omitempty"`
+	// Stages are what its start spent its time on, one after the other. They are not known of
+	// a VM that has lost the owner that started it.
+	Stages []timing.Stage `json:"start,omitempty"`
 }
 
 // NetworkInfo describes how a running VM is connected.
@@ -98,7 +102,7 @@ func (v *VM) Info(ctx context.Context) (Info, error) {
 	if r.paused.Load() {
 		info.Status = StatusPaused
 	}
-	info.VMM = VMMInfo{PID: r.machine.PID(), Accelerator: r.accelerator, Reason: r.acceleratorReason, Origin: r.origin, OriginReason: r.originReason}
+	info.VMM = VMMInfo{PID: r.machine.PID(), Accelerator: r.accelerator, Reason: r.acceleratorReason, Origin: r.origin, OriginReason: r.originReason, Stages: r.stages}
 	info.Network = r.net.info()
 	info.IP = r.net.address()
 	info.Forwards = r.forwards.Forwards()

@@ -44,5 +44,9 @@ func (v *VM) setPaused(ctx context.Context, paused bool) error {
 	}
 	r.channel.KeepAlive(guestlink.PingEvery, guestlink.PingTimeout)
 	r.forwards.SetGuest(nil)
-	return v.tellIdentity(ctx, r) // its environment may have been changed meanwhile
+	if err := v.tellIdentity(ctx, r); err != nil { // its environment may have been changed meanwhile
+		return err
+	}
+	syncClock(ctx, r.channel, r.log) // it stood still
+	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/smolvm/smolvm/internal/forward"
 	"github.com/smolvm/smolvm/internal/guestlink"
 	"github.com/smolvm/smolvm/internal/store"
+	"github.com/smolvm/smolvm/internal/timing"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
@@ -23,7 +24,8 @@ type run struct {
 	accelerator       vmm.Accelerator
 	acceleratorReason string
 	origin            Origin
-	originReason      string // why it is a boot
+	originReason      string         // why it is a boot
+	stages            []timing.Stage // of the start; nil: this process did not see it
 	net               *connection
 	identity          *identity
 	channel           *guestlink.Channel

@@ -15,6 +15,7 @@ import (
 	"github.com/smolvm/smolvm/internal/image"
 	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/template"
+	"github.com/smolvm/smolvm/internal/timing"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
@@ -47,11 +48,14 @@ func (v *VM) Start(ctx context.Context) error {
 	}
 	v.setStarting(true)
 	defer v.setStarting(false)
+	watch := timing.NewWatch()
+	ctx = timing.With(ctx, watch)
 	r, err = v.boot(ctx, claim)
 	if err != nil {
 		err = fmt.Errorf("cannot start VM: %w", timedOut(err))
 		return errors.Join(err, claim.Update(func(rec *store.Record) { rec.Run = nil }), v.disown())
 	}
+	r.stages = watch.Stages()
 	v.begin(r)
 	v.exposeAgain(ctx, r, claim)
 	return nil
@@ -94,6 +98,7 @@ func (v *VM) boot(ctx context.Context, claim *store.Claim) (_ *run, err error) {
 	if r.accelerator == vmm.TCG && h.opts.Accelerator == "" {
 		h.warnOfEmulation(r.log, r.acceleratorReason)
 	}
+	timing.End(ctx, "prepare")
 	// From here on a crash of this program leaves something to be reaped, or to be adopted.
 	begun := time.Now().UTC()
 	if err = claim.Update(func(rec *store.Record) { rec.Started, rec.Run = begun, r.record(h.opts.Detached) }); err != nil {
@@ -102,6 +107,7 @@ func (v *VM) boot(ctx context.Context, claim *store.Claim) (_ *run, err error) {
 	if r.net, err = h.connect(ctx, rec.Name, NetworkMode(rec.Network), r.log); err != nil {
 		return nil, err
 	}
+	timing.End(ctx, "network")
 	if r.identity, err = h.identity(claim.Record(), img, r.net.guest); err != nil {
 		return nil, err
 	}
@@ -114,6 +120,7 @@ func (v *VM) boot(ctx context.Context, claim *store.Claim) (_ *run, err error) {
 		return nil, err
 	}
 	r.serve(h, rec.Name)
+	timing.End(ctx, "serve")
 	return r, nil
 }
 
@@ -121,7 +128,8 @@ func (v *VM) boot(ctx context.Context, claim *store.Claim) (_ *run, err error) {
 // what it was before this start.
 func (v *VM) launch(ctx context.Context, claim *store.Claim, r *run, rec store.Record, img *image.Image, cfg vmm.Config) error {
 	h := v.host
-	t, key, err := h.origin(ctx, rec, img, cfg)
+	t, key, err := h.origin(timing.With(ctx, nil), rec, img, cfg)
+	timing.End(ctx, "template")
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -154,6 +162,7 @@ func (v *VM) resume(ctx context.Context, claim *store.Claim, r *run, cfg vmm.Con
 	if cfg.From, err = saved(t); err != nil {
 		return err
 	}
+	timing.End(ctx, "disk")
 	r.origin = FromTemplate
 	err = v.begins(ctx, claim, r, cfg, templateTimeout)
 	if err != nil && r.machine != nil {
@@ -172,6 +181,7 @@ func (v *VM) begins(ctx context.Context, claim *store.Claim, r *run, cfg vmm.Con
 	if cfg.Lock, err = claim.RunLock(ctx); err != nil {
 		return err
 	}
+	timing.End(ctx, "record")
 	r.machine, err = v.host.driver.Start(ctx, cfg)
 	if err = errors.Join(err, cfg.Lock.Close()); err != nil {
 		return err
@@ -184,6 +194,7 @@ func (v *VM) begins(ctx context.Context, claim *store.Claim, r *run, cfg vmm.Con
 func (r *run) serve(h *Host, vm string) {
 	r.forwards = h.forwards(r.net, vm, h.opts.Log, tunnel{r.channel})
 	r.listeners = followGuest(r.channel, r.forwards)
+	keepClock(r.channel, r.log)
 	// Begun early, so that the first expose need not wait for it. The manager keeps
 	// the result and says it when it matters.
 	go func() { _ = r.forwards.Prove(context.Background()) }()

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/smolvm/smolvm/internal/guestapi"
 	"github.com/smolvm/smolvm/internal/guestlink"
 	"github.com/smolvm/smolvm/internal/image"
 	"github.com/smolvm/smolvm/internal/network"
@@ -133,7 +134,28 @@ func (h *Host) rest(ctx context.Context, m vmm.Machine) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(link.Rest(ctx), link.Close())
+	err = rehearse(ctx, link)
+	if err == nil {
+		err = link.Rest(ctx)
+	}
+	return errors.Join(err, link.Close())
+}
+
+// rehearse runs a command and watches the listeners, so that a guest finds in memory what it
+// needs for that.
+func rehearse(ctx context.Context, link *guestlink.Link) error {
+	if _, err := link.Listeners(ctx); err != nil {
+		return err
+	}
+	p, err := link.Start(ctx, guestapi.Exec{Argv: []string{"sh", "-c", "exec true"}}, nil, io.Discard, io.Discard)
+	if err == nil {
+		_, err = p.Wait()
+	}
+	var refused *guestlink.RefusedError
+	if errors.As(err, &refused) {
+		return nil // an image without a shell has no use for it
+	}
+	return err
 }
 
 // enoughSpace tells whether size bytes can be written to dir without leaving others none.

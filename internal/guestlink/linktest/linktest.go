@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -134,6 +135,8 @@ type system struct{}
 
 func (system) Ready(context.Context) error                        { return nil }
 func (system) Configure(context.Context, guestapi.Identity) error { return nil }
+func (system) Rehearse(context.Context, guestapi.Identity) error  { return nil }
+func (system) StepClock(time.Duration) (time.Time, error)         { return time.Now(), nil }
 func (system) Rest()                                              {}
 func (system) PowerOff()                                          { os.Exit(0) }
 func (system) Console() io.Writer                                 { return os.Stderr }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/smolvm/smolvm/internal/logfile"
 	"github.com/smolvm/smolvm/internal/sockdir"
+	"github.com/smolvm/smolvm/internal/timing"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
@@ -59,13 +60,16 @@ func (s *starter) start(ctx context.Context) (*machine, error) {
 		}
 		return nil, errors.Join(err, removeSockets(m.dir))
 	}
+	timing.End(ctx, "process")
 	go m.supervise()
 	if m.egress != nil {
 		go m.egress.watch(m.process.done)
 	}
 	err = m.meet(ctx)
+	timing.End(ctx, "monitor")
 	if err == nil && s.launch.From != nil {
 		err = m.restore(ctx, state)
+		timing.End(ctx, "restore")
 	}
 	if err != nil {
 		return nil, s.explain(ctx, m, err)
