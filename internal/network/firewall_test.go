@@ -11,12 +11,14 @@ import (
 	"time"
 
 	"github.com/smolvm/smolvm/internal/forward"
+	"github.com/smolvm/smolvm/internal/network/nettest"
 )
 
 // served is a guest with a server that is exposed.
 type served struct {
 	host    *Host
 	ifc     *Interface
+	guest   *nettest.Namespace
 	mapping forward.Mapping
 }
 
@@ -24,12 +26,13 @@ func newServed(t *testing.T) served {
 	t.Helper()
 	h := testHost(t)
 	i := attach(t, h, Attachment{VM: "a"})
-	go greet(guestOn(t, i).Listen("0.0.0.0:80"))
+	guest := guestOn(t, i)
+	go greet(guest.Listen("0.0.0.0:80"))
 	m := forward.Mapping{Protocol: forward.TCP, HostPort: 8000, Guest: netip.AddrPortFrom(i.GuestAddr, 80)}
 	if err := h.Table().Add(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}
-	return served{h, i, m}
+	return served{h, i, guest, m}
 }
 
 func (s served) reach(limit time.Duration) error {
@@ -89,7 +92,7 @@ func TestExplain(t *testing.T) {
 // TestExplainThatIsGivenUp ends the caller's patience while nothing answers.
 func TestExplainThatIsGivenUp(t *testing.T) {
 	s := newServed(t)
-	run(t, "ip", "neigh", "replace", s.ifc.GuestAddr.String(), "lladdr", "02:00:00:00:00:99", "dev", s.ifc.Name) // nobody's
+	s.guest.Run("nft", "table inet deaf { chain in { type filter hook input priority 0; tcp dport 80 drop; }; }")
 	ctx, cancel := context.WithTimeout(t.Context(), impatience)
 	defer cancel()
 	if got := s.host.Firewall().Explain(ctx, s.mapping); got != "" {
