@@ -49,7 +49,11 @@ func (d *Driver) adopt(ctx context.Context, a vmm.Adoption) (*machine, error) {
 
 // takeOver connects to a QEMU that runs. If it fails, nothing is left of it.
 func (m *machine) takeOver(ctx context.Context) (err error) {
-	if err := m.meet(ctx); err != nil {
+	conn, err := m.dial(ctx, monitorSocket)
+	if err != nil {
+		return err
+	}
+	if err := m.meet(ctx, conn); err != nil {
 		return err
 	}
 	defer func() {

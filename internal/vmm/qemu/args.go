@@ -73,9 +73,11 @@ func arguments(l launch) ([]string, error) {
 	args = append(args,
 		"-smp", strconv.Itoa(l.CPUs),
 		"-m", strconv.Itoa(l.MemoryMiB),
-		"-chardev", socketChardev("monitor", l.Monitor, "off"), "-mon", "chardev=monitor,mode=control",
-		// The guest does not run before somebody listens to its console. Who does is
-		// connected already. Later, what is said to nobody is dropped.
+		// Who speaks to the monitor is connected already. QEMU 7.2 takes a connection that comes
+		// while it sets up its monitor twice at times: it greets twice, or never answers.
+		"-chardev", socketChardev("monitor", l.Monitor, "on"), "-mon", "chardev=monitor,mode=control",
+		// The guest does not run before somebody listens to its console, who is connected
+		// already, too. Later, what is said to nobody is dropped.
 		"-chardev", socketChardev("console", l.Console, "on"), "-serial", "chardev:console",
 		"-chardev", socketChardev("channel", l.Channel, "off"),
 		"-device", "virtio-serial-device,max_ports=2",

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -75,19 +76,19 @@ func TestConsoleDead(t *testing.T) {
 	defer dir.Close() //nolint:errcheck // only looked things up in
 	var files inheritance
 	args := []string{"-M", "none", "-nodefaults", "-display", "none"}
-	for _, chardev := range []struct{ id, wait string }{{"console", "on"}, {"monitor", "off"}} {
-		socket, err := dir.Listen(t.Context(), chardev.id)
+	early := map[string]net.Conn{}
+	for _, id := range []string{"console", "monitor"} {
+		socket, err := dir.Listen(t.Context(), id)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer socket.Close() //nolint:errcheck // a copy of QEMU's
-		args = append(args, "-chardev", socketChardev(chardev.id, files.add(socket), chardev.wait))
+		args = append(args, "-chardev", socketChardev(id, files.add(socket), "on"))
+		if early[id], err = dir.Dial(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
 	}
-	said, err := dir.Dial(t.Context(), "console")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := said.Close(); err != nil {
+	if err := early["console"].Close(); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(defaultBinary, append(args, "-mon", "chardev=monitor,mode=control")...)
@@ -97,11 +98,7 @@ func TestConsoleDead(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer qemu.kill() //nolint:errcheck // it dies with this process anyway
-	conn, err := dir.Dial(t.Context(), "monitor")
-	if err != nil {
-		t.Fatal(err)
-	}
-	meetFake(t, conn, noEvent)
+	meetFake(t, early["monitor"], noEvent)
 }
 
 // A QEMU that does not answer is named, and can be ended all the same.

@@ -47,7 +47,7 @@ func mayNotIsolate(err error) bool {
 // start makes one attempt. If it fails, nothing is left of it but the logs.
 func (s *starter) start(ctx context.Context) (*machine, error) {
 	m := newMachine(s.driver.opts.Log, s.launch.Dir)
-	state, err := s.run(ctx, m)
+	monitor, state, err := s.run(ctx, m)
 	if err != nil {
 		if m.egress != nil {
 			err = errors.Join(err, m.egress.close())
@@ -65,7 +65,7 @@ func (s *starter) start(ctx context.Context) (*machine, error) {
 	if m.egress != nil {
 		go m.egress.watch(m.process.done)
 	}
-	err = m.meet(ctx)
+	err = m.meet(ctx, monitor)
 	timing.End(ctx, "monitor")
 	if err == nil && s.launch.From != nil {
 		err = m.restore(ctx, state)
@@ -77,9 +77,9 @@ func (s *starter) start(ctx context.Context) (*machine, error) {
 	return m, nil
 }
 
-// run starts the process, and returns the descriptor that a saved state has in it. What QEMU
-// gets of ours is closed here in any case.
-func (s *starter) run(ctx context.Context, m *machine) (state int, err error) {
+// run starts the process, and returns a connection to its monitor and the descriptor that a saved
+// state has in it. What QEMU gets of ours is closed here in any case.
+func (s *starter) run(ctx context.Context, m *machine) (monitor net.Conn, state int, err error) {
 	var given []*os.File
 	defer func() {
 		for _, f := range given {
@@ -88,7 +88,7 @@ func (s *starter) run(ctx context.Context, m *machine) (state int, err error) {
 	}()
 	dir, err := sockdir.Open(m.dir)
 	if err != nil {
-		return 0, fmt.Errorf("open machine's directory: %w", err)
+		return nil, 0, fmt.Errorf("open machine's directory: %w", err)
 	}
 	defer dir.Close() //nolint:errcheck // only looked things up in
 	var files inheritance
@@ -101,13 +101,13 @@ func (s *starter) run(ctx context.Context, m *machine) (state int, err error) {
 	}
 	l := s.launch
 	if l.Monitor, err = give(dir.Listen(ctx, monitorSocket)); err != nil {
-		return 0, err
+		return nil, 0, err
 	}
 	if l.Channel, err = give(dir.Listen(ctx, channelSocket)); err != nil {
-		return 0, err
+		return nil, 0, err
 	}
 	if l.Console, err = give(dir.Listen(ctx, consoleSocket)); err != nil {
-		return 0, err
+		return nil, 0, err
 	}
 	if l.Lock != nil {
 		files.add(l.Lock)
@@ -132,25 +132,28 @@ func (s *starter) run(ctx context.Context, m *machine) (state int, err error) {
 		l.Egress = m.egress != nil
 	}
 	if m.console, err = logfile.New(filepath.Join(m.dir, vmm.ConsoleLog), logfile.Limit); err != nil {
-		return 0, err
+		return nil, 0, err
 	}
 	if l.From != nil {
 		if _, err = m.console.Write(l.From.Console); err != nil {
-			return 0, err
+			return nil, 0, err
 		}
 	}
 	if m.stderr, err = logfile.New(filepath.Join(m.dir, qemuLog), logfile.Limit); err != nil {
-		return 0, err
+		return nil, 0, err
 	}
 	said, err := dir.Dial(ctx, consoleSocket)
 	if err != nil {
-		return 0, err
+		return nil, 0, err
+	}
+	if monitor, err = dir.Dial(ctx, monitorSocket); err != nil {
+		return nil, 0, errors.Join(err, said.Close())
 	}
 	if err := s.execute(m, l, &files); err != nil {
-		return 0, errors.Join(err, said.Close())
+		return nil, 0, errors.Join(err, said.Close(), monitor.Close())
 	}
 	m.relay(said, s.console)
-	return l.State, nil
+	return monitor, l.State, nil
 }
 
 // egress makes the guest's way out, which exists only in isolation.
@@ -206,14 +209,11 @@ func (m *machine) relay(said net.Conn, also io.Writer) {
 	}()
 }
 
-// meet connects to QEMU's monitor. The socket takes connections before QEMU does.
-func (m *machine) meet(ctx context.Context) error {
+// meet waits for QEMU's monitor at the other end of conn. The socket takes connections before
+// QEMU does.
+func (m *machine) meet(ctx context.Context, conn net.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, monitorTimeout)
 	defer cancel()
-	conn, err := m.dial(ctx, monitorSocket)
-	if err != nil {
-		return err
-	}
 	mon, err := newMonitor(ctx, conn, m.onEvent)
 	if err != nil {
 		return err
