@@ -59,9 +59,9 @@ func (h *Host) follow(ctx context.Context, m forward.Mapping) (culprit string, d
 		return "", nil, err
 	}
 	defer events.Close()
-	conn, err := nftables.New(nftables.AsLasting())
+	conn, err := openRules()
 	if err != nil {
-		return "", nil, fmt.Errorf("open nftables: %w", err)
+		return "", nil, err
 	}
 	// The kernel removes the table when its owner, this connection, is closed.
 	defer func() { err = errors.Join(err, conn.CloseLasting()) }()

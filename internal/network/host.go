@@ -88,7 +88,7 @@ func (h *Host) Capable() error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("no nftables in this kernel: %w", err)
+		return fmt.Errorf("nftables cannot be used: %w", err)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -19,6 +20,26 @@ func TestCapable(t *testing.T) {
 	h := testHost(t)
 	if err := h.Capable(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestManyFiles has so many files open that package nftables would end the program.
+func TestManyFiles(t *testing.T) {
+	h := testHost(t)
+	var files []*os.File
+	for range selectLimit {
+		f, err := os.Open(os.DevNull)
+		must(t, err)
+		files = append(files, f)
+	}
+	if err := h.Capable(); !errors.Is(err, errManyFiles) {
+		t.Errorf("with %d files open: %v", selectLimit, err)
+	}
+	for _, f := range files {
+		must(t, f.Close())
+	}
+	if err := h.Capable(); err != nil {
+		t.Error("without them:", err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"syscall"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink/nl"
@@ -30,9 +31,9 @@ func (s *sockets) change(f func(*nftables.Conn) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.rules == nil {
-		conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(enlarge))
+		conn, err := openRules()
 		if err != nil {
-			return fmt.Errorf("open nftables: %w", err)
+			return err
 		}
 		s.rules = conn
 	}
@@ -41,6 +42,39 @@ func (s *sockets) change(f func(*nftables.Conn) error) error {
 		// Answers were lost. Those that were not must not be taken for the next one's.
 		err = errors.Join(err, s.rules.CloseLasting())
 		s.rules = nil
+	}
+	return err
+}
+
+// openRules opens a lasting connection to nftables.
+func openRules() (*nftables.Conn, error) {
+	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(checkDescriptor), nftables.WithSockOptions(enlarge))
+	if err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	return conn, nil
+}
+
+// selectLimit is the first descriptor that package nftables cannot wait for, which calls select(2)
+// and would end the program.
+const selectLimit = unix.FD_SETSIZE
+
+// errManyFiles is why a process cannot use nftables any more.
+var errManyFiles = fmt.Errorf("this process has more than %d files open, of VMs or its own", selectLimit)
+
+// checkDescriptor closes and refuses a connection that could not be used.
+func checkDescriptor[C interface {
+	SyscallConn() (syscall.RawConn, error)
+	Close() error
+}](conn C) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	usable := false
+	err = raw.Control(func(fd uintptr) { usable = fd < selectLimit })
+	if err == nil && !usable {
+		err = errors.Join(errManyFiles, conn.Close())
 	}
 	return err
 }
