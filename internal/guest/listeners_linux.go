@@ -12,8 +12,9 @@ import (
 	"github.com/smolvm/smolvm/internal/guestapi"
 )
 
-// How often a watch looks: quickly after a command was started, which may well
-// begin to listen, and then less and less often.
+// How often a watch looks: soon after a command was started, which may well begin to listen,
+// and then less and less often. Not at once: the command needs the processor to come so far, and
+// most have ended by then.
 const (
 	watchFast = 20 * time.Millisecond
 	watchSlow = 250 * time.Millisecond
@@ -24,9 +25,13 @@ const (
 func (s *Server) watch(ctx context.Context, conn ssh.Conn) {
 	defer s.survive()
 	var last *guestapi.Listeners
-	interval := watchFast
+	interval, due := watchFast, time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	after := func(d time.Duration) {
+		due = time.Now().Add(d)
+		timer.Reset(d)
+	}
 	for {
 		started := s.nudge.wait()
 		select {
@@ -34,6 +39,10 @@ func (s *Server) watch(ctx context.Context, conn ssh.Conn) {
 			return
 		case <-started:
 			interval = watchFast
+			if time.Until(due) > interval {
+				after(interval)
+			}
+			continue
 		case <-timer.C:
 		}
 		now, err := s.sockets.report()
@@ -46,7 +55,7 @@ func (s *Server) watch(ctx context.Context, conn ssh.Conn) {
 			}
 			last = &now
 		}
-		timer.Reset(interval)
+		after(interval)
 		interval = min(interval*3/2, watchSlow)
 	}
 }

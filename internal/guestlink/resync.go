@@ -22,6 +22,41 @@ const (
 func resync(ctx context.Context, conn net.Conn) (net.Conn, error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
+	nonce, in, err := greet(conn)
+	if err == nil {
+		_, err = conn.Write(guestapi.Frame{Kind: guestapi.FrameGo, Nonce: nonce}.Append(nil))
+	}
+	if err == nil {
+		err = in.await(guestapi.FrameReady, nonce)
+	}
+	if err != nil {
+		return nil, failedSession(ctx, err)
+	}
+	return &resyncedConn{Conn: conn, early: in.unread}, nil
+}
+
+// AwaitIdle waits until the guest has ended all that earlier sessions began, and waits for
+// another one. It closes conn.
+func AwaitIdle(ctx context.Context, conn net.Conn) error {
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	// A guest answers when it waits, and goes on waiting if it is told nothing more.
+	if _, _, err := greet(conn); err != nil {
+		return failedSession(ctx, err)
+	}
+	return nil
+}
+
+func failedSession(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	return fmt.Errorf("begin session: %w", err)
+}
+
+// greet has the guest answer a Hello, the nonce of which it returns.
+func greet(conn net.Conn) (nonce [16]byte, in *frameReader, err error) {
 	hello := guestapi.Frame{Kind: guestapi.FrameHello}
 	rand.Read(hello.Nonce[:]) // never fails
 	rand.Read(hello.Entropy[:])
@@ -29,29 +64,17 @@ func resync(ctx context.Context, conn net.Conn) (net.Conn, error) {
 	answered := make(chan struct{})
 	repeated := make(chan error, 1)
 	go func() { repeated <- repeatHello(conn, hello.Append(nil), answered) }()
-	in := &frameReader{conn: conn}
+	in = &frameReader{conn: conn}
 	readErr := in.await(guestapi.FrameEcho, hello.Nonce)
 	if readErr != nil {
 		// The writer may wait for a guest that reads nothing.
 		_ = conn.SetWriteDeadline(time.Unix(1, 0))
 	}
 	close(answered)
-	writeErr := <-repeated
-	if readErr == nil && writeErr == nil {
-		_, writeErr = conn.Write(guestapi.Frame{Kind: guestapi.FrameGo, Nonce: hello.Nonce}.Append(nil))
+	if writeErr := <-repeated; readErr == nil {
+		readErr = writeErr
 	}
-	if readErr == nil && writeErr == nil {
-		readErr = in.await(guestapi.FrameReady, hello.Nonce)
-	}
-	switch {
-	case ctx.Err() != nil:
-		return nil, fmt.Errorf("begin session: %w", ctx.Err())
-	case readErr != nil:
-		return nil, fmt.Errorf("begin session: %w", readErr)
-	case writeErr != nil:
-		return nil, fmt.Errorf("begin session: %w", writeErr)
-	}
-	return &resyncedConn{Conn: conn, early: in.unread}, nil
+	return hello.Nonce, in, readErr
 }
 
 func repeatHello(conn net.Conn, hello []byte, answered <-chan struct{}) error {

@@ -138,7 +138,14 @@ func (h *Host) rest(ctx context.Context, m vmm.Machine) error {
 	if err == nil {
 		err = link.Rest(ctx)
 	}
-	return errors.Join(err, link.Close())
+	if err = errors.Join(err, link.Close()); err != nil {
+		return err
+	}
+	// Else the clones would have the end of this session before them.
+	if conn, err = m.Channel(ctx); err != nil {
+		return err
+	}
+	return guestlink.AwaitIdle(ctx, conn)
 }
 
 // rehearse runs a command and watches the listeners, so that a guest finds in memory what it
