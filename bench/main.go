@@ -23,12 +23,14 @@ type settings struct {
 	length time.Duration // of one measurement of throughput
 	vms    int           // to start one after the other
 	crowd  int           // that run together
+	clones int           // of one template, that run together
 	peers  string        // directory of the peers
 }
 
 // The parts of the benchmark, in the order of the results.
 const (
 	partVM        = "vm"
+	partStart     = "start"
 	partCommand   = "command"
 	partForward   = "forward"
 	partForwardVM = "forward-vm"
@@ -38,12 +40,13 @@ func main() {
 	linktest.Main()
 	playRole()
 	out := flag.String("out", "bench/RESULTS.md", "file to write")
-	only := flag.String("only", "", "measure these parts only, separated by commas: vm, command, forward, forward-vm")
+	only := flag.String("only", "", "measure these parts only, separated by commas: vm, start, command, forward, forward-vm")
 	var set settings
 	flag.IntVar(&set.rounds, "rounds", 6, "rounds of every comparison of forwarding")
 	seconds := flag.Float64("seconds", 1, "length of one measurement of throughput")
 	flag.IntVar(&set.vms, "vms", 10, "VMs to start")
 	flag.IntVar(&set.crowd, "crowd", 50, "VMs that run together while the command is measured")
+	flag.IntVar(&set.clones, "clones", 100, "VMs of one template that run together")
 	flag.StringVar(&set.peers, "peers", "", "directory of the peers' programs: what scripts/peers.sh prints")
 	flag.Parse()
 	debug.SetGCPercent(400) // as the command does
@@ -70,6 +73,7 @@ func run(out, only string, set settings) error {
 		measure func(context.Context, settings) (string, error)
 	}{
 		{partVM, measureVMs},
+		{partStart, measureStarts},
 		{partCommand, measureCommand},
 		{partForward, measureForwarding},
 		{partForwardVM, measureForwardingToVM},

@@ -56,7 +56,7 @@ func measureVMs(ctx context.Context, set settings) (string, error) {
 	images := image.NewStore(dir+"/images", []string{store.SystemImages()}, slog.New(slog.DiscardHandler))
 	s := samples[time.Duration]{}
 	// The first start also finds out about the host, once for all.
-	warmUp, err := smolvm.Launch(ctx, smolvm.DataDir(dir))
+	warmUp, err := smolvm.Launch(ctx, smolvm.DataDir(dir), smolvm.ColdBoot())
 	if err != nil {
 		return "", err
 	}
@@ -118,7 +118,7 @@ func round(ctx context.Context, dir string, s samples[time.Duration], polite boo
 		}
 	}()
 	if err := timed(s, coldStart, func() (err error) {
-		if vm, err = smolvm.Launch(ctx, smolvm.DataDir(dir)); err != nil {
+		if vm, err = smolvm.Launch(ctx, smolvm.DataDir(dir), smolvm.ColdBoot()); err != nil {
 			return err
 		}
 		_, err = vm.Run(ctx, "true")

@@ -294,3 +294,35 @@ func TestKilledWhileTemplateIsMade(t *testing.T) {
 		t.Errorf("left are %v, %v", drafts, err)
 	}
 }
+
+// TestStages looks at what a start is said to have spent its time on.
+func TestStages(t *testing.T) {
+	f := newFixture(t)
+	page := string(read(t, repository+"/docs/fast-start.md"))
+	for _, opts := range [][]smolvm.Option{nil, {smolvm.ColdBoot()}} {
+		vm, err := smolvm.New(t.Context(), append(f.opts[:len(f.opts):len(f.opts)], opts...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.closeAtEnd(vm)
+		began := time.Now()
+		if err := vm.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		took := time.Since(began)
+		info, err := vm.Info(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var sum time.Duration
+		for _, s := range info.VMM.Stages {
+			sum += s.Took
+			if !strings.Contains(page, "`"+s.Name+"`") {
+				t.Errorf("there is no word of the stage %q", s.Name)
+			}
+		}
+		if sum > took || sum < took/2 {
+			t.Errorf("stages %v add up to %v, the start took %v", info.VMM.Stages, sum, took)
+		}
+	}
+}
