@@ -92,8 +92,9 @@ type Store struct {
 func NewStore(dir string, log *slog.Logger) *Store { return &Store{dir, log} }
 
 // Get returns the template with that key, which names all that it depends on. If there is none,
-// or it is damaged, make makes the files of a draft. The caller owes a Close. waits is called if another process is making it at the moment. After a failure
-// the error wraps ErrNotMade for some minutes.
+// or it is damaged, make makes the files of a draft. waits is called if another process is making
+// it at the moment. After a failure the error wraps ErrNotMade for some minutes. The caller owes a
+// Close.
 func (s *Store) Get(ctx context.Context, key string, waits func(), make func(*Draft) error) (*Template, error) {
 	t, err := s.find(key)
 	if t != nil || err != nil {

@@ -119,6 +119,9 @@ func startPlain(ctx context.Context, config vmm.Config) (end func(), err error) 
 		return nil, err
 	}
 	go io.Copy(io.Discard, console) //nolint:errcheck // until this process ends
+	if _, err := dir.Dial(ctx, monitorSocket); err != nil { // QEMU waits for it
+		return nil, err
+	}
 	if l.TSCKHz, err = tscFrequency(ctx, ""); err != nil {
 		return nil, err
 	}
