@@ -98,7 +98,8 @@ func TestExplainThatIsGivenUp(t *testing.T) {
 	if got := s.host.Firewall().Explain(ctx, s.mapping); got != "" {
 		t.Errorf("got %q", got)
 	}
-	if ctx.Err() == nil {
+	// The dialer keeps to the deadline by itself, and may be before the context.
+	if deadline, _ := ctx.Deadline(); time.Now().Before(deadline) {
 		t.Error("the connection came about, or was refused")
 	}
 	if got := run(t, "nft", "list", "tables"); strings.Contains(got, tracePrefix) {
