@@ -1,21 +1,18 @@
 package template
 
 import (
-	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
-	"io"
 	"os"
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/smolvm/smolvm/internal/bootid"
+	"github.com/smolvm/smolvm/internal/sparse"
 )
 
 const (
@@ -42,7 +39,7 @@ type file struct {
 }
 
 // seal describes the files of a draft, and removes all others.
-func (d *Draft) seal() error {
+func (d *Draft) seal(ctx context.Context) error {
 	root, err := os.OpenRoot(d.Dir)
 	if err != nil {
 		return err
@@ -58,7 +55,7 @@ func (d *Draft) seal() error {
 		if err != nil {
 			return err
 		}
-		m.Files[name], err = describe(f)
+		m.Files[name], err = describe(ctx, f)
 		if err := errors.Join(err, f.Close()); err != nil {
 			return err
 		}
@@ -90,7 +87,7 @@ func (m manifest) write(root *os.Root) error {
 
 // open opens the template in dir. It fails with os.ErrNotExist if there is none, and else says
 // what is wrong with it.
-func open(dir string) (_ *Template, err error) {
+func open(ctx context.Context, dir string) (_ *Template, err error) {
 	// All is looked up in this very directory, even if another takes its place meanwhile.
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -124,7 +121,7 @@ func open(dir string) (_ *Template, err error) {
 			return nil, fmt.Errorf("%w: %v", errChanged, err)
 		}
 		*to = f
-		if err := m.Files[name].compare(f, m.Checked != boot); err != nil {
+		if err := m.Files[name].compare(ctx, f, m.Checked != boot); err != nil {
 			return nil, err
 		}
 	}
@@ -137,7 +134,7 @@ func open(dir string) (_ *Template, err error) {
 
 // compare compares a file with what it was when it was made: thorough, also what it holds. What
 // was not written out before the host went down may be anything.
-func (want file) compare(f *os.File, thorough bool) error {
+func (want file) compare(ctx context.Context, f *os.File, thorough bool) error {
 	info, err := f.Stat()
 	if err != nil {
 		return err
@@ -148,7 +145,7 @@ func (want file) compare(f *os.File, thorough bool) error {
 	if !thorough {
 		return nil
 	}
-	got, err := describe(f)
+	got, err := describe(ctx, f)
 	if err == nil && got.SHA256 != want.SHA256 {
 		err = fmt.Errorf("%w: %s", errChanged, filepath.Base(f.Name()))
 	}
@@ -156,43 +153,14 @@ func (want file) compare(f *os.File, thorough bool) error {
 }
 
 // describe reads a file.
-func describe(f *os.File) (file, error) {
+func describe(ctx context.Context, f *os.File) (file, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return file{}, err
 	}
 	sum := sha256.New()
-	if err := hashSparse(sum, f, info.Size()); err != nil {
+	if err := sparse.Hash(ctx, sum, f); err != nil {
 		return file{}, err
 	}
 	return file{Size: info.Size(), Modified: info.ModTime(), SHA256: hex.EncodeToString(sum.Sum(nil))}, nil
-}
-
-// block is how much of a file is looked at at once.
-const block = 64 << 10
-
-// hashSparse hashes what a file holds, its holes unread: a guest's memory is mostly holes.
-// A block of zeros counts as a hole, which it may have become.
-func hashSparse(sum hash.Hash, f *os.File, size int64) error {
-	buf, zeros := make([]byte, block), make([]byte, block)
-	for offset := int64(0); offset < size; {
-		data, err := unix.Seek(int(f.Fd()), offset, unix.SEEK_DATA)
-		switch {
-		case errors.Is(err, unix.ENXIO):
-			return nil // a hole to the end
-		case err != nil:
-			return os.NewSyscallError("lseek", err)
-		}
-		offset = data / block * block
-		n, err := f.ReadAt(buf, offset)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return err
-		}
-		if !bytes.Equal(buf[:n], zeros[:n]) {
-			fmt.Fprintf(sum, "%d %d\n", offset, n)
-			sum.Write(buf[:n])
-		}
-		offset += block
-	}
-	return nil
 }

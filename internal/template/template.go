@@ -96,7 +96,7 @@ func NewStore(dir string, log *slog.Logger) *Store { return &Store{dir, log} }
 // it at the moment. After a failure the error wraps ErrNotMade for some minutes. The caller owes a
 // Close.
 func (s *Store) Get(ctx context.Context, key string, waits func(), make func(*Draft) error) (*Template, error) {
-	t, err := s.find(key)
+	t, err := s.find(ctx, key)
 	if t != nil || err != nil {
 		return t, err
 	}
@@ -113,10 +113,10 @@ func (s *Store) Get(ctx context.Context, key string, waits func(), make func(*Dr
 			return nil, fmt.Errorf("wait for template: %w", err)
 		}
 	}
-	if t, err := s.find(key); t != nil || err != nil {
+	if t, err := s.find(ctx, key); t != nil || err != nil {
 		return t, err
 	}
-	t, err = s.make(key, make)
+	t, err = s.make(ctx, key, make)
 	if err == nil || ctx.Err() != nil {
 		return t, err
 	}
@@ -128,13 +128,15 @@ func (s *Store) Get(ctx context.Context, key string, waits func(), make func(*Dr
 }
 
 // find returns the template if there is a good one. A nil one without an error is to be made.
-func (s *Store) find(key string) (*Template, error) {
-	t, err := open(s.path(key))
+func (s *Store) find(ctx context.Context, key string) (*Template, error) {
+	t, err := open(ctx, s.path(key))
 	switch {
 	case err == nil:
 		now := time.Now()
 		_ = os.Chtimes(s.path(key), now, now) // one that seems old is made again when it is needed
 		return t, nil
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
 	case !errors.Is(err, os.ErrNotExist):
 		s.log.Warn("template is made anew", "reason", err)
 		return nil, nil
@@ -148,7 +150,7 @@ func (s *Store) find(key string) (*Template, error) {
 }
 
 // make makes a template. The caller has the lock.
-func (s *Store) make(key string, make func(*Draft) error) (_ *Template, err error) {
+func (s *Store) make(ctx context.Context, key string, make func(*Draft) error) (_ *Template, err error) {
 	s.removeOld()
 	d := newDraft(filepath.Join(s.dir, nascentPrefix+key))
 	// What is there was left by a process that died.
@@ -166,7 +168,7 @@ func (s *Store) make(key string, make func(*Draft) error) (_ *Template, err erro
 	if err := make(d); err != nil {
 		return nil, err
 	}
-	if err := d.seal(); err != nil {
+	if err := d.seal(ctx); err != nil {
 		return nil, err
 	}
 	if err := s.Remove(key); err != nil { // one that is damaged
@@ -175,7 +177,7 @@ func (s *Store) make(key string, make func(*Draft) error) (_ *Template, err erro
 	if err := os.Rename(d.Dir, s.path(key)); err != nil {
 		return nil, err
 	}
-	return open(s.path(key))
+	return open(ctx, s.path(key))
 }
 
 // Remove removes a template. Machines that were started from it run on.
