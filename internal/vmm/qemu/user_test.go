@@ -118,7 +118,7 @@ func startPlain(ctx context.Context, config vmm.Config) (end func(), err error) 
 	if err != nil {
 		return nil, err
 	}
-	go io.Copy(io.Discard, console) //nolint:errcheck // until this process ends
+	go io.Copy(io.Discard, console)                         //nolint:errcheck // until this process ends
 	if _, err := dir.Dial(ctx, monitorSocket); err != nil { // QEMU waits for it
 		return nil, err
 	}
