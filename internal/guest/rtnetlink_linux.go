@@ -34,11 +34,7 @@ func (r *rtnetlink) setUp(index int, up bool) error {
 	if up {
 		flags = unix.IFF_UP
 	}
-	b := make([]byte, 4, unix.SizeofIfInfomsg)
-	b = binary.NativeEndian.AppendUint32(b, uint32(index))
-	b = binary.NativeEndian.AppendUint32(b, flags)
-	b = binary.NativeEndian.AppendUint32(b, unix.IFF_UP) // the flags to change
-	if err := r.request(unix.RTM_NEWLINK, 0, b); err != nil {
+	if err := r.request(unix.RTM_NEWLINK, 0, linkMessage(index, flags, unix.IFF_UP)); err != nil {
 		return fmt.Errorf("set interface up or down: %w", err)
 	}
 	return nil
@@ -46,13 +42,19 @@ func (r *rtnetlink) setUp(index int, up bool) error {
 
 // setMAC gives the interface another hardware address.
 func (r *rtnetlink) setMAC(index int, mac net.HardwareAddr) error {
-	b := make([]byte, 4, unix.SizeofIfInfomsg)
-	b = binary.NativeEndian.AppendUint32(b, uint32(index))
-	b = append(b, make([]byte, unix.SizeofIfInfomsg-len(b))...)
-	if err := r.request(unix.RTM_NEWLINK, 0, appendAttribute(b, unix.IFLA_ADDRESS, mac)); err != nil {
+	b := appendAttribute(linkMessage(index, 0, 0), unix.IFLA_ADDRESS, mac)
+	if err := r.request(unix.RTM_NEWLINK, 0, b); err != nil {
 		return fmt.Errorf("set hardware address %s: %w", mac, err)
 	}
 	return nil
+}
+
+// linkMessage is about an interface, those of whose flags that are in change are to be as in flags.
+func linkMessage(index int, flags, change uint32) []byte {
+	b := make([]byte, 4, unix.SizeofIfInfomsg)
+	b = binary.NativeEndian.AppendUint32(b, uint32(index))
+	b = binary.NativeEndian.AppendUint32(b, flags)
+	return binary.NativeEndian.AppendUint32(b, change)
 }
 
 // addAddress gives the interface an address that it may have already.

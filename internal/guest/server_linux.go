@@ -5,13 +5,11 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
-	"net/netip"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -111,9 +109,10 @@ func (s *Server) ownChannelKey() (ssh.Signer, error) {
 	return s.channelKey, nil
 }
 
-// rest gets ready to be copied.
-func (s *Server) rest(ctx context.Context) error {
-	if err := s.rehearse(ctx); err != nil {
+// rest gets ready to be copied. First it takes an identity that means nothing, so that a copy
+// that gets its own finds all that is needed for it in memory.
+func (s *Server) rest(ctx context.Context, rehearsal []byte) error {
+	if err := s.configure(ctx, rehearsal, s.system.Rehearse); err != nil {
 		return fmt.Errorf("rehearse: %w", err)
 	}
 	s.mu.Lock()
@@ -121,36 +120,6 @@ func (s *Server) rest(ctx context.Context) error {
 	s.mu.Unlock()
 	s.system.Rest()
 	return nil
-}
-
-// rehearse takes an identity that means nothing, so that a copy that gets its own finds all that
-// is needed for it in memory.
-func (s *Server) rehearse(ctx context.Context) error {
-	_, key, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		return err
-	}
-	block, err := ssh.MarshalPrivateKey(key, "")
-	if err != nil {
-		return err
-	}
-	signer, err := ssh.NewSignerFromKey(key)
-	if err != nil {
-		return err
-	}
-	payload, err := json.Marshal(guestapi.Identity{
-		Hostname: "localhost", Time: time.Now(), Env: []string{"PATH="},
-		HostKey: pem.EncodeToMemory(block), AuthorizedKeys: ssh.MarshalAuthorizedKey(signer.PublicKey()),
-		// Addresses for documentation, which are never used.
-		Network: &guestapi.Network{
-			Address: netip.MustParsePrefix("192.0.2.2/24"), Gateway: netip.MustParseAddr("192.0.2.1"),
-			MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1},
-		},
-	})
-	if err != nil {
-		return err
-	}
-	return s.configure(ctx, payload, s.system.Rehearse)
 }
 
 func (s *Server) serveChannelSession(conn net.Conn, key ssh.Signer) error {
@@ -293,7 +262,7 @@ func (s *Server) globalRequest(ctx context.Context, conn ssh.Conn, req *ssh.Requ
 			err = nil
 			after = func() { go s.watch(ctx, conn) }
 		case guestapi.RequestRest:
-			err = s.rest(ctx)
+			err = s.rest(ctx, req.Payload)
 		case guestapi.RequestPowerOff:
 			err = nil
 			after = s.system.PowerOff

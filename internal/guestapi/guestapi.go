@@ -28,8 +28,8 @@ const (
 	// with RequestListeners, now and whenever they change. No payload.
 	RequestWatchListeners = "watch-listeners@smolvm"
 	// RequestRest asks a guest that has no identity yet to get ready to be copied: to write
-	// out its disk, and to forget what copies must not have in common. The reply comes when
-	// that is done. No payload.
+	// out its disk, and to forget what copies must not have in common. Its payload is an Identity
+	// to rehearse with, which it forgets too. The reply comes when that is done.
 	RequestRest = "rest@smolvm"
 	// RequestPowerOff asks the guest to end its processes, sync its disk and
 	// power off. The reply comes before the work begins. No payload.

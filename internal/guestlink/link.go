@@ -171,18 +171,21 @@ func (l *Link) lost(op string, err error) error {
 
 // Configure gives the guest its identity. It waits for the guest's boot to be done.
 func (l *Link) Configure(ctx context.Context, id guestapi.Identity) error {
-	payload, err := json.Marshal(id)
-	if err != nil {
-		return fmt.Errorf("configure guest: %w", err)
-	}
-	_, err = l.request(ctx, "configure guest", guestapi.RequestConfigure, payload)
-	return err
+	return l.identify(ctx, "configure guest", guestapi.RequestConfigure, id)
 }
 
-// Rest has a guest without an identity get ready to be copied. It waits for the guest's
-// boot to be done.
-func (l *Link) Rest(ctx context.Context) error {
-	_, err := l.request(ctx, "put guest to rest", guestapi.RequestRest, nil)
+// Rest has a guest without an identity get ready to be copied. It rehearses with one that means
+// nothing, and waits for the guest's boot to be done.
+func (l *Link) Rest(ctx context.Context, rehearsal guestapi.Identity) error {
+	return l.identify(ctx, "put guest to rest", guestapi.RequestRest, rehearsal)
+}
+
+func (l *Link) identify(ctx context.Context, op, name string, id guestapi.Identity) error {
+	payload, err := json.Marshal(id)
+	if err != nil {
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	_, err = l.request(ctx, op, name, payload)
 	return err
 }
 

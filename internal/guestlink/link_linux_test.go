@@ -66,7 +66,9 @@ func TestRest(t *testing.T) {
 	}
 	l := dial(t, p)
 	done := make(chan error, 1)
-	go func() { done <- l.Rest(t.Context()) }()
+	go func() {
+		done <- l.Rest(t.Context(), guestapi.Identity{Hostname: "rehearsal", Env: []string{"COLOR=red"}})
+	}()
 	if err := l.Ping(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +81,13 @@ func TestRest(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
+	if got := <-system.identities; got.Hostname != "rehearsal" {
+		t.Errorf("rehearsed with %+v", got)
+	}
 	<-system.rested
+	if r := run(t, l, sh("echo $COLOR"), nil); r.stdout.String() != "\n" {
+		t.Errorf("the rehearsal's environment is kept: %q", &r.stdout)
+	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}

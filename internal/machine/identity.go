@@ -19,7 +19,7 @@ type identity struct {
 	id guestapi.Identity
 }
 
-// give tells a guest that may have none, or whose time may have stood still.
+// give tells a guest that may have none yet.
 func (i *identity) give(ctx context.Context, link *guestlink.Link) error {
 	id := i.current()
 	id.Time = time.Now()

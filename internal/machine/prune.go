@@ -38,10 +38,10 @@ type Pruned struct {
 }
 
 // Prune removes what is not in use: VMs that do not run and that no living process has, then
-// versions of images that no VM is made on, then what no image needs, and templates. Images of other data
-// directories it leaves alone. It returns what was removed, and an error about what could not
-// be, which does not stop the rest. While a VM's record cannot be read, all images count as
-// in use.
+// versions of images that no VM is made on, then what no image needs, and templates. Images of
+// other data directories it leaves alone. It returns what was removed, and an error about what
+// could not be, which does not stop the rest. While a VM's record cannot be read, all images
+// count as in use.
 func (h *Host) Prune(ctx context.Context, opts PruneOptions) ([]Pruned, error) {
 	pruned := []Pruned{}
 	var errs []error

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -116,10 +118,7 @@ func (h *Host) makeTemplate(ctx context.Context, d *template.Draft, img *image.I
 	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
 	defer cancel()
 	if err := h.rest(ctx, m); err != nil {
-		if isDone(m.Done()) {
-			err = errors.Join(m.Err(), err)
-		}
-		return err
+		return errors.Join(m.Err(), err) // if it has ended, that explains more
 	}
 	return m.Save(ctx, d.State)
 }
@@ -136,7 +135,7 @@ func (h *Host) rest(ctx context.Context, m vmm.Machine) error {
 	}
 	err = rehearse(ctx, link)
 	if err == nil {
-		err = link.Rest(ctx)
+		err = putToRest(ctx, link)
 	}
 	if err = errors.Join(err, link.Close()); err != nil {
 		return err
@@ -163,6 +162,22 @@ func rehearse(ctx context.Context, link *guestlink.Link) error {
 		return nil // an image without a shell has no use for it
 	}
 	return err
+}
+
+// putToRest has the guest rehearse with an identity that means nothing: addresses for
+// documentation, and keys that are used nowhere.
+func putToRest(ctx context.Context, link *guestlink.Link) error {
+	private, public, err := newKey("")
+	if err != nil {
+		return err
+	}
+	return link.Rest(ctx, guestapi.Identity{
+		Hostname: "localhost", Time: time.Now(), Env: []string{"PATH="}, HostKey: private, AuthorizedKeys: public,
+		Network: &guestapi.Network{
+			Address: netip.MustParsePrefix("192.0.2.2/24"), Gateway: netip.MustParseAddr("192.0.2.1"),
+			MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1},
+		},
+	})
 }
 
 // enoughSpace tells whether size bytes can be written to dir without leaving others none.
@@ -205,13 +220,4 @@ func saved(t *template.Template) (*vmm.Saved, error) {
 		return nil, fmt.Errorf("read template's console: %w", err)
 	}
 	return &vmm.Saved{Memory: t.Memory, State: t.State, Console: console}, nil
-}
-
-func isDone(done <-chan struct{}) bool {
-	select {
-	case <-done:
-		return true
-	default:
-		return false
-	}
 }
