@@ -135,13 +135,7 @@ func (f *runFlags) launch(ctx context.Context, g *globals, options func() ([]smo
 	defer done()
 	g.progress().say("starting a VM")
 	vm, err := smolvm.Launch(ctx, append(opts, what...)...)
-	if err != nil {
-		return nil, nil, interrupted(ctx, err, "no VM was made")
-	}
-	if err := f.timings.launched(ctx, vm); err != nil {
-		return nil, nil, also(err, vm.Close())
-	}
-	return vm, specs, nil
+	return vm, specs, interrupted(ctx, err, "no VM was made")
 }
 
 // runHere runs a VM that this program owns: it ends with it, whatever happens.
@@ -226,6 +220,9 @@ func (f *runFlags) runDetached(cmd *cobra.Command, g *globals, command []string)
 
 // publish exposes ports and says where.
 func (f *runFlags) publish(ctx context.Context, vm *smolvm.VM, specs []smolvm.PortSpec) error {
+	if err := f.timings.launched(ctx, vm); err != nil {
+		return err
+	}
 	forwards, err := vm.ExposeAll(ctx, specs, portOptions(f.strict, f.transport)...)
 	if err != nil {
 		return err

@@ -13,14 +13,11 @@ import (
 
 // timings are what a run spends its time on. Its methods do nothing on nil.
 type timings struct {
-	begun, last time.Time
-	stages      []smolvm.Stage
+	last   time.Time // when the last stage ended
+	stages []smolvm.Stage
 }
 
-func newTimings() *timings {
-	now := time.Now()
-	return &timings{begun: now, last: now}
-}
+func newTimings() *timings { return &timings{last: time.Now()} }
 
 // end ends a stage, which began when the one before ended.
 func (t *timings) end(stage string) {
