@@ -30,7 +30,7 @@ func writeEtc(etc string, id guestapi.Identity, write etcWriter) error {
 	errs := []error{
 		write(filepath.Join(etc, "hostname"), []byte(id.Hostname+"\n"), 0o644),
 		write(hosts, hostsFile(old, id.Hostname), 0o644),
-		writeMachineID(filepath.Join(etc, "machine-id"), write),
+		writeMachineID(filepath.Join(etc, "machine-id"), id.MachineID, write),
 	}
 	if id.Network != nil && len(id.Network.Nameservers) > 0 {
 		errs = append(errs, write(filepath.Join(etc, "resolv.conf"), resolvConf(id.Network), 0o644))
@@ -89,8 +89,12 @@ func readMachineID(path string) (string, error) {
 	return "", nil
 }
 
-// writeMachineID gives the guest a machine ID unless it has one.
-func writeMachineID(path string, write etcWriter) error {
+// writeMachineID gives the guest the machine ID that it is told, or one of its own unless it has
+// one.
+func writeMachineID(path, told string, write etcWriter) error {
+	if told != "" {
+		return write(path, []byte(told+"\n"), 0o444)
+	}
 	if old, err := readMachineID(path); err != nil || old != "" {
 		return err
 	}

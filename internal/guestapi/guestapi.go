@@ -147,6 +147,9 @@ type Identity struct {
 	// AuthorizedKeys are the keys, in authorized_keys format, that may log in
 	// there.
 	AuthorizedKeys []byte `json:"authorized_keys"`
+	// MachineID is to be the guest's machine ID. Empty: the one that it has, or one of its own
+	// making.
+	MachineID string `json:"machine_id,omitempty"`
 	// Env is set for every command, as "NAME=value".
 	Env []string `json:"env,omitempty"`
 	// GrowRoot asks for the root filesystem to be grown to the size of its disk.

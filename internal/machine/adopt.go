@@ -57,6 +57,10 @@ func (v *VM) adopt(ctx context.Context, claim *store.Claim) error {
 		killErr := v.host.driver.KillOrphan(ctx, where)
 		return fmt.Errorf("take over VM, which was ended: %w", errors.Join(err, killErr, v.settle(ctx, claim)))
 	}
+	// It was about to end when it was suspended, but goes on.
+	if err := discardMemory(claim); err != nil {
+		r.log.Warn("could not discard what the VM was saved as", "error", err)
+	}
 	r.log.Info("took over VM whose owner died", "vmm_pid", r.machine.PID())
 	v.begin(r)
 	if r.paused.Load() {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/smolvm/smolvm/internal/image"
+	"github.com/smolvm/smolvm/internal/layer"
 	"github.com/smolvm/smolvm/internal/network"
 	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/template"
@@ -27,6 +28,8 @@ type Options struct {
 	Progress    func(image.Progress) // may be nil
 	Accelerator vmm.Accelerator      // empty: KVM if it works, else TCG
 	ColdBoot    bool                 // boot guests, do not go on from templates
+	// DiscardMemory has a VM boot that was suspended, or copied while it ran.
+	DiscardMemory bool
 	// Detached lets the VMs that are started outlive this process. Another owner can then
 	// take them over.
 	Detached bool
@@ -43,6 +46,7 @@ type Host struct {
 	store     *store.Store
 	images    *image.Store
 	templates *template.Store
+	layers    *layer.Store
 	network   *network.Host
 	driver    *qemu.Driver
 }
@@ -77,6 +81,7 @@ func NewHost(opts Options) (*Host, error) {
 		store:     st,
 		images:    image.NewStore(st.Images(), shared, opts.Log),
 		templates: template.NewStore(filepath.Join(st.Cache(), templatesDir), opts.Log),
+		layers:    layer.NewStore(st.Layers()),
 		network:   network.NewHost(network.Options{Log: opts.Log}),
 		driver:    qemu.NewDriver(qemu.Options{CacheDir: st.Cache(), Log: opts.Log}),
 	}, nil
@@ -94,6 +99,9 @@ func (h *Host) Reap(ctx context.Context) (orphans []string) {
 	if err != nil {
 		h.opts.Log.Warn("could not remove what a crash left", "error", err)
 		return reaped.Orphans
+	}
+	if len(reaped.Crashed) > 0 {
+		h.cleanLayers()
 	}
 	for _, rec := range reaped.Crashed {
 		h.opts.Log.Info("settled VM that ended without its owner", "vm", rec.Name, "removed", rec.Ephemeral)

@@ -102,6 +102,10 @@ func (h *Host) RemoveImage(ctx context.Context, name string) error {
 				return nil, fmt.Errorf("cannot remove image %q: %w by %s; remove them first: smolvm rm %s",
 					name, ErrImageInUse, strings.Join(vms, ", "), strings.Join(vms, " "))
 			}
+			if all := users.copiesOf(v.Image); len(all) > 0 {
+				return nil, fmt.Errorf("cannot remove image %q: %w by snapshots %s; remove them first: smolvm snapshot rm %s",
+					name, ErrImageInUse, strings.Join(all, ", "), strings.Join(all, " "))
+			}
 		}
 		for _, v := range versions {
 			if v.InUse() {
@@ -142,12 +146,13 @@ func describeImage(v image.Version, users imageUsers) (ImageInfo, error) {
 // imageUsers tells which VMs of the data directory are made on which image.
 type imageUsers struct {
 	vms        map[[2]string][]string // by the image's name and ID
+	snapshots  map[[2]string][]string // likewise
 	unreadable []error                // of the VMs of which it is not known
 }
 
 // imageUsers finds the VMs of the data directory, but for those that are as good as gone.
 func (h *Host) imageUsers(ctx context.Context, gone []string) (imageUsers, error) {
-	users := imageUsers{vms: map[[2]string][]string{}}
+	users := imageUsers{vms: map[[2]string][]string{}, snapshots: map[[2]string][]string{}}
 	entries, err := h.store.List(ctx)
 	for _, e := range entries {
 		key := [2]string{e.Image, e.ImageID}
@@ -159,12 +164,29 @@ func (h *Host) imageUsers(ctx context.Context, gone []string) (imageUsers, error
 			users.vms[key] = append(users.vms[key], e.Name)
 		}
 	}
+	if err != nil {
+		return users, err
+	}
+	copies, err := h.store.Copies(ctx)
+	for _, c := range copies {
+		if c.Err != nil {
+			users.unreadable = append(users.unreadable, fmt.Errorf("which image a snapshot is made on is not known: %w", c.Err))
+			continue
+		}
+		key := [2]string{c.Image, c.ImageID}
+		users.snapshots[key] = append(users.snapshots[key], c.Name)
+	}
 	return users, err
 }
 
 // of returns the names of the VMs that are made on the image. It is never nil.
 func (u imageUsers) of(img *image.Image) []string {
 	return append([]string{}, u.vms[[2]string{img.Name, img.ID}]...)
+}
+
+// copiesOf returns the names of the snapshots that are made on the image.
+func (u imageUsers) copiesOf(img *image.Image) []string {
+	return u.snapshots[[2]string{img.Name, img.ID}]
 }
 
 // unknown says of which VMs it is not known what they are made on. While there are any, every

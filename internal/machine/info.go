@@ -106,7 +106,7 @@ func (v *VM) Info(ctx context.Context) (Info, error) {
 	info.Network = r.net.info()
 	info.IP = r.net.address()
 	info.Forwards = r.forwards.Forwards()
-	info.Usage = v.usage(r, claim.Dir())
+	info.Usage = v.usage(r, filepath.Join(claim.Dir(), claim.Record().DiskFile()))
 	return info, nil
 }
 
@@ -123,7 +123,9 @@ func infoOf(e store.Entry) Info {
 	switch {
 	case e.Run != nil && e.Owned || e.Orphaned():
 		info.Status = StatusRunning
-	case !e.Started.IsZero():
+	case e.Saved != "":
+		info.Status = StatusSuspended
+	case e.Copied || !e.Started.IsZero():
 		info.Status = StatusStopped
 	}
 	if e.Owned {

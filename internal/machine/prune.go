@@ -37,7 +37,7 @@ type Pruned struct {
 	Bytes int64  `json:"bytes"`        // what it takes of the host's disk
 }
 
-// Prune removes what is not in use: VMs that do not run and that no living process has, then
+// Prune removes what is not in use: VMs that are stopped and that no living process has, then
 // versions of images that no VM is made on, then what no image needs, and templates. Images of
 // other data directories it leaves alone. It returns what was removed, and an error about what
 // could not be, which does not stop the rest. While a VM's record cannot be read, all images
@@ -76,7 +76,7 @@ func (h *Host) pruneVMs(ctx context.Context, dryRun bool) ([]Pruned, error) {
 		errs   []error
 	)
 	for _, e := range entries {
-		if e.Err != nil || e.Owned || e.Alive {
+		if e.Err != nil || e.Owned || e.Alive || e.Saved != "" {
 			continue
 		}
 		size, err := image.DiskUsage(e.Dir)
@@ -92,7 +92,19 @@ func (h *Host) pruneVMs(ctx context.Context, dryRun bool) ([]Pruned, error) {
 			pruned = append(pruned, Pruned{Kind: PrunedVM, Name: e.Name, Bytes: size})
 		}
 	}
-	return pruned, errors.Join(errs...)
+	removed, err := h.layers.Clean(h.store.Disks, dryRun)
+	for _, l := range removed {
+		path := filepath.Join(filepath.Base(h.store.Layers()), l.Name)
+		pruned = append(pruned, Pruned{Kind: PrunedLeftover, Name: path, Bytes: l.Bytes})
+	}
+	return pruned, errors.Join(append(errs, err)...)
+}
+
+// cleanLayers removes what no disk is an overlay on any more.
+func (h *Host) cleanLayers() {
+	if _, err := h.layers.Clean(h.store.Disks, false); err != nil {
+		h.opts.Log.Warn("could not remove what no VM uses any more", "error", err)
+	}
 }
 
 // pruneVM removes a VM unless it runs after all. The claim keeps others from starting it.
@@ -168,7 +180,7 @@ func (h *Host) unusedImages(ctx context.Context, versions []image.Version, gone 
 		return nil, nil, fmt.Errorf("cannot remove image %q: %w", versions[0].Name, err)
 	}
 	for _, v := range versions {
-		if len(users.of(v.Image)) > 0 || v.InUse() {
+		if len(users.of(v.Image)) > 0 || len(users.copiesOf(v.Image)) > 0 || v.InUse() {
 			continue
 		}
 		size, err := v.DiskUsage()

@@ -233,10 +233,16 @@ func (v *VM) delete(ctx context.Context) error {
 	if err := v.giveUp(func() error { return claim.Remove(ctx) }); err != nil {
 		return err
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.deleted = true
+	v.setDeleted()
 	return nil
+}
+
+// setDeleted notes that the VM is gone, and removes what only it used.
+func (v *VM) setDeleted() {
+	v.mu.Lock()
+	v.deleted = true
+	v.mu.Unlock()
+	v.host.cleanLayers()
 }
 
 // discard deletes a VM whose record cannot be read. Its network, of which nothing is known, is
@@ -250,9 +256,7 @@ func (v *VM) discard(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot delete VM: %w", err)
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.deleted = true
+	v.setDeleted()
 	return nil
 }
 

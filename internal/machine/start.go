@@ -13,6 +13,7 @@ import (
 	"github.com/smolvm/smolvm/internal/guestbin"
 	"github.com/smolvm/smolvm/internal/guestlink"
 	"github.com/smolvm/smolvm/internal/image"
+	"github.com/smolvm/smolvm/internal/saved"
 	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/template"
 	"github.com/smolvm/smolvm/internal/timing"
@@ -77,7 +78,16 @@ func (v *VM) begin(r *run) {
 
 // boot makes a run. If it fails, nothing is left of it.
 func (v *VM) boot(ctx context.Context, claim *store.Claim) (_ *run, err error) {
-	h, rec := v.host, claim.Record()
+	h := v.host
+	if h.opts.DiscardMemory {
+		if err := discardMemory(claim); err != nil {
+			return nil, err
+		}
+	}
+	if err := claim.Tidy(); err != nil {
+		return nil, err
+	}
+	rec := claim.Record()
 	r := newRun(h.opts.Log.With("vm", rec.Name))
 	defer func() {
 		if err != nil {
@@ -112,7 +122,7 @@ func (v *VM) boot(ctx context.Context, claim *store.Claim) (_ *run, err error) {
 		return nil, err
 	}
 	err = v.launch(ctx, claim, r, rec, img, vmm.Config{
-		Dir: claim.Dir(), Kernel: img.Kernel, Initrd: initrd, Disk: filepath.Join(claim.Dir(), diskFile),
+		Dir: claim.Dir(), Kernel: img.Kernel, Initrd: initrd, Disk: filepath.Join(claim.Dir(), rec.DiskFile()),
 		MemoryMiB: rec.MemoryMiB, CPUs: rec.CPUs, Accelerator: r.accelerator, Network: r.net.device,
 		Detached: h.opts.Detached,
 	})
@@ -128,6 +138,9 @@ func (v *VM) boot(ctx context.Context, claim *store.Claim) (_ *run, err error) {
 // what it was before this start.
 func (v *VM) launch(ctx context.Context, claim *store.Claim, r *run, rec store.Record, img *image.Image, cfg vmm.Config) error {
 	h := v.host
+	if rec.Saved != "" {
+		return v.goOn(ctx, claim, r, rec.Saved, cfg)
+	}
 	t, key, err := h.origin(timing.With(ctx, nil), rec, img, cfg)
 	timing.End(ctx, "template")
 	if ctx.Err() != nil {
@@ -153,13 +166,13 @@ func (v *VM) launch(ctx context.Context, claim *store.Claim, r *run, rec store.R
 
 // resume starts the machine of a VM that never ran from a template. If it fails, the VM can
 // boot.
-func (v *VM) resume(ctx context.Context, claim *store.Claim, r *run, cfg vmm.Config, t *template.Template) error {
+func (v *VM) resume(ctx context.Context, claim *store.Claim, r *run, cfg vmm.Config, t *saved.Machine) error {
 	defer t.Close() //nolint:errcheck // never written to
 	if err := replaceDisk(cfg.Disk, t); err != nil {
 		return err
 	}
 	var err error
-	if cfg.From, err = saved(t); err != nil {
+	if cfg.From, err = t.From(); err != nil {
 		return err
 	}
 	timing.End(ctx, "disk")
@@ -210,7 +223,7 @@ func (h *Host) identity(rec store.Record, img *image.Image, net *guestapi.Networ
 		imageEnv: img.Env,
 		id: guestapi.Identity{
 			Hostname: rec.Name, Network: net, HostKey: rec.HostKey, AuthorizedKeys: key,
-			Env: slices.Concat(img.Env, rec.Env), GrowRoot: rec.DiskSize > img.RootFSSize,
+			MachineID: rec.MachineID, Env: slices.Concat(img.Env, rec.Env), GrowRoot: rec.DiskSize > img.RootFSSize,
 		},
 	}, nil
 }

@@ -20,8 +20,8 @@ import (
 	"github.com/smolvm/smolvm/internal/image"
 	"github.com/smolvm/smolvm/internal/network"
 	"github.com/smolvm/smolvm/internal/qcow2"
+	"github.com/smolvm/smolvm/internal/saved"
 	"github.com/smolvm/smolvm/internal/store"
-	"github.com/smolvm/smolvm/internal/template"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
@@ -32,11 +32,12 @@ type Origin string
 const (
 	FromBoot     Origin = "boot"
 	FromTemplate Origin = "template" // a guest that had booted before, in another machine
+	FromSaved    Origin = "saved"    // what was running when the VM was suspended, or copied
 )
 
 const (
 	// templateFormat changes when templates of before must not be used any more.
-	templateFormat = "smolvm template 1"
+	templateFormat = "smolvm template 2"
 	// templateTimeout is how long a guest may take to answer that goes on from a template: a
 	// tenth of a second on an idle host.
 	templateTimeout = 30 * time.Second
@@ -49,17 +50,17 @@ const (
 // Why a start does not use a template.
 var (
 	errColdBoot = errors.New("asked for")
-	errOwnDisk  = errors.New("the VM has a disk that it wrote to before")
+	errOwnDisk  = errors.New("the VM has a disk that was written to before")
 	errNoSpace  = errors.New("too little space is left for one")
 )
 
 // origin returns the template that a VM starts from, whose config is given, or why it boots
 // instead. The caller owes a Close.
-func (h *Host) origin(ctx context.Context, rec store.Record, img *image.Image, cfg vmm.Config) (_ *template.Template, key string, err error) {
+func (h *Host) origin(ctx context.Context, rec store.Record, img *image.Image, cfg vmm.Config) (_ *saved.Machine, key string, err error) {
 	switch {
 	case h.opts.ColdBoot:
 		return nil, "", errColdBoot
-	case !rec.Started.IsZero():
+	case rec.Copied || !rec.Started.IsZero():
 		return nil, "", errOwnDisk
 	}
 	if key, err = h.templateKey(ctx, rec, img, cfg); err != nil {
@@ -71,7 +72,7 @@ func (h *Host) origin(ctx context.Context, rec store.Record, img *image.Image, c
 		}
 	}
 	waits := func() { progress("wait for another process, which boots a template") }
-	t, err := h.templates.Get(ctx, key, waits, func(d *template.Draft) error {
+	t, err := h.templates.Get(ctx, key, waits, func(d *saved.Draft) error {
 		progress("boot a template for VMs of this kind")
 		return h.makeTemplate(ctx, d, img, rec.DiskSize, cfg)
 	})
@@ -86,12 +87,12 @@ func (h *Host) templateKey(ctx context.Context, rec store.Record, img *image.Ima
 	}
 	sum := sha256.New()
 	// The initial filesystem is called by what is in it, guest program and modules.
-	fmt.Fprintf(sum, "%s\n%s\n%s\n%d\n%s\n", templateFormat, img.ID, filepath.Base(cfg.Initrd), rec.DiskSize, shape)
+	fmt.Fprintf(sum, "%s\n%s\n%s\n%d\n%v\n", templateFormat, img.ID, filepath.Base(cfg.Initrd), rec.DiskSize, shape)
 	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
 // makeTemplate boots a machine until its guest waits to be told who it is, and saves it.
-func (h *Host) makeTemplate(ctx context.Context, d *template.Draft, img *image.Image, diskSize int64, cfg vmm.Config) (err error) {
+func (h *Host) makeTemplate(ctx context.Context, d *saved.Draft, img *image.Image, diskSize int64, cfg vmm.Config) (err error) {
 	if err := enoughSpace(d.Dir, int64(cfg.MemoryMiB)<<20); err != nil {
 		return err
 	}
@@ -99,8 +100,8 @@ func (h *Host) makeTemplate(ctx context.Context, d *template.Draft, img *image.I
 	if err := disk.Create(d.Disk); err != nil {
 		return err
 	}
-	cfg.Dir, cfg.Disk, cfg.Memory = d.Dir, d.Disk, d.Memory
-	cfg.Lock, cfg.Detached, cfg.Network.MAC = nil, false, nil
+	cfg.Dir, cfg.Disk = d.Dir, d.Disk
+	cfg.Lock, cfg.Detached, cfg.Network.MAC, cfg.Network.NoEgress = nil, false, nil, true
 	if cfg.Network.Mode == vmm.NetworkTAP {
 		// What the guest agrees upon with this interface is what it expects of the next one.
 		tap, err := h.network.Attach(ctx, network.Attachment{VM: templateVM})
@@ -120,7 +121,7 @@ func (h *Host) makeTemplate(ctx context.Context, d *template.Draft, img *image.I
 	if err := h.rest(ctx, m); err != nil {
 		return errors.Join(m.Err(), err) // if it has ended, that explains more
 	}
-	return m.Save(ctx, d.State)
+	return m.Save(ctx, vmm.Destination{Memory: d.Memory, State: d.State})
 }
 
 // rest waits until the guest of a machine has booted, and has it get ready to be copied.
@@ -194,7 +195,7 @@ func enoughSpace(dir string, size int64) error {
 
 // replaceDisk gives a VM that never ran a copy of the template's disk, which holds no more than
 // what the guest wrote when it booted.
-func replaceDisk(path string, t *template.Template) (err error) {
+func replaceDisk(path string, t *saved.Machine) (err error) {
 	next := path + ".new"
 	f, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -211,13 +212,4 @@ func replaceDisk(path string, t *template.Template) (err error) {
 		return fmt.Errorf("copy template's disk: %w", errors.Join(err, os.Remove(next)))
 	}
 	return nil
-}
-
-// saved is the template as the monitor wants it.
-func saved(t *template.Template) (*vmm.Saved, error) {
-	console, err := io.ReadAll(t.Console)
-	if err != nil {
-		return nil, fmt.Errorf("read template's console: %w", err)
-	}
-	return &vmm.Saved{Memory: t.Memory, State: t.State, Console: console}, nil
 }

@@ -27,14 +27,14 @@ type Usage struct {
 }
 
 // usage measures a run. What cannot be read, as of a run that ends, is zero.
-func (v *VM) usage(r *run, dir string) Usage {
+func (v *VM) usage(r *run, disk string) Usage {
 	var u Usage
 	u.Memory, u.CPU = processUsage(r.machine.PID())
 	if name := r.net.info().Interface; name != "" {
 		// What the host's end sends, the guest receives.
 		u.Received, u.Sent = counter(name, "tx_bytes"), counter(name, "rx_bytes")
 	}
-	u.Disk, _ = image.DiskUsage(filepath.Join(dir, diskFile))
+	u.Disk, _ = image.DiskUsage(disk)
 	return u
 }
 

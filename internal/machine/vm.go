@@ -12,20 +12,18 @@ import (
 	"github.com/smolvm/smolvm/internal/store"
 )
 
-// diskFile is a VM's disk, in its directory.
-const diskFile = "disk.qcow2"
-
 // Status is where in its life a VM is.
 type Status string
 
 // The states of a VM.
 const (
-	StatusCreated  Status = "created"  // never started
-	StatusStarting Status = "starting" // its owner boots it
-	StatusRunning  Status = "running"
-	StatusPaused   Status = "paused"
-	StatusStopped  Status = "stopped"
-	StatusDeleted  Status = "deleted"
+	StatusCreated   Status = "created"  // never started
+	StatusStarting  Status = "starting" // its owner boots it
+	StatusRunning   Status = "running"
+	StatusPaused    Status = "paused"
+	StatusSuspended Status = "suspended" // its memory is saved, and the next start goes on from there
+	StatusStopped   Status = "stopped"
+	StatusDeleted   Status = "deleted"
 )
 
 // VM is a virtual machine as this process has it. Its methods may be called concurrently.
@@ -67,15 +65,28 @@ func (h *Host) Create(ctx context.Context, spec Spec) (*VM, error) {
 	if spec.DiskSize < img.RootFSSize {
 		return nil, fmt.Errorf("%w: disk size must be at least the image's, %d bytes", ErrInvalidOption, img.RootFSSize)
 	}
-	hostKey, _, err := newKey(spec.Name)
+	v, err := h.claimNew(ctx, store.Record{
+		Name: spec.Name, Image: img.Name, ImageID: img.ID, MemoryMiB: spec.MemoryMiB, CPUs: spec.CPUs,
+		DiskSize: spec.DiskSize, Env: spec.Env, Network: string(spec.Network), Ephemeral: !spec.Keep,
+	}, generated)
 	if err != nil {
 		return nil, err
 	}
-	rec := store.Record{
-		Name: spec.Name, Created: time.Now().UTC(), Image: img.Name, ImageID: img.ID,
-		MemoryMiB: spec.MemoryMiB, CPUs: spec.CPUs, DiskSize: spec.DiskSize, Env: spec.Env,
-		Network: string(spec.Network), Ephemeral: !spec.Keep, HostKey: hostKey,
+	disk := qcow2.Overlay{Size: spec.DiskSize, Backing: img.RootFS, Format: qcow2.Raw}
+	if err := disk.Create(filepath.Join(v.claim.Dir(), v.claim.Record().DiskFile())); err != nil {
+		return nil, v.unmake(ctx, err)
 	}
+	return v, nil
+}
+
+// claimNew makes a VM without a disk. If its name was generated, it gets another one if that is
+// taken.
+func (h *Host) claimNew(ctx context.Context, rec store.Record, generated bool) (*VM, error) {
+	var err error
+	if rec.HostKey, _, err = newKey(rec.Name); err != nil {
+		return nil, err
+	}
+	rec.Created = time.Now().UTC()
 	claim, err := h.store.Create(ctx, rec)
 	for generated && errors.Is(err, store.ErrExists) {
 		rec.Name = store.GenerateName()
@@ -84,15 +95,16 @@ func (h *Host) Create(ctx context.Context, spec Spec) (*VM, error) {
 	if err != nil {
 		return nil, err
 	}
-	disk := qcow2.Overlay{Size: spec.DiskSize, Backing: img.RootFS, Format: qcow2.Raw}
-	if err := disk.Create(filepath.Join(claim.Dir(), diskFile)); err != nil {
-		return nil, errors.Join(err, claim.Remove(context.WithoutCancel(ctx)))
-	}
 	v := &VM{host: h, name: rec.Name, made: true, claim: claim}
 	if err := v.claimed(); err != nil {
 		return nil, errors.Join(err, claim.Remove(context.WithoutCancel(ctx)))
 	}
 	return v, nil
+}
+
+// unmake removes a VM of which not all could be made, because of err.
+func (v *VM) unmake(ctx context.Context, err error) error {
+	return errors.Join(err, v.giveUp(func() error { return v.claim.Remove(context.WithoutCancel(ctx)) }))
 }
 
 // Open returns a handle of a VM that exists. It does not own the VM until it

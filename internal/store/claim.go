@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -61,6 +62,26 @@ func (c *Claim) Update(change func(*Record)) error {
 	}
 	c.rec = rec
 	return nil
+}
+
+// Tidy removes disks and saved machines of the VM that its record does not name: a copy that was
+// broken off leaves them. Its monitor must not run.
+func (c *Claim) Tidy() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	entries, err := os.ReadDir(c.dir)
+	if err != nil {
+		return fmt.Errorf("tidy VM's directory: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		name := e.Name()
+		stale := strings.HasSuffix(name, diskSuffix) && name != c.rec.DiskFile() || strings.HasPrefix(name, savedPrefix) && name != c.rec.Saved
+		if stale {
+			errs = append(errs, os.RemoveAll(filepath.Join(c.dir, name)))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // RunLockPath is the path of the file of RunLock.

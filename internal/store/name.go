@@ -9,12 +9,15 @@ import (
 // ErrInvalidName is wrapped by errors about a name that is no DNS label.
 var ErrInvalidName = errors.New("invalid VM name")
 
+// maxNameLength is how long a DNS label may be.
+const maxNameLength = 63
+
 // CheckName reports whether name is a DNS label: 1 to 63 lower-case letters,
 // digits and hyphens, with a letter or digit at both ends. A VM's name is its
 // host name in the guest and the name of its directory on the host.
 func CheckName(name string) error {
-	if len(name) < 1 || len(name) > 63 {
-		return fmt.Errorf("%w %q: it must have 1 to 63 characters", ErrInvalidName, name)
+	if len(name) < 1 || len(name) > maxNameLength {
+		return fmt.Errorf("%w %q: it must have 1 to %d characters", ErrInvalidName, name, maxNameLength)
 	}
 	for i := range len(name) {
 		switch c := name[i]; {

@@ -14,7 +14,7 @@ type Reaped struct {
 
 // Reap settles what dead owners left. Of the VMs that ended it removes those that are
 // ephemeral and marks the others as stopped; those that live on it leaves to a new
-// owner. It also removes directories half made or half removed.
+// owner. It also removes directories, of VMs and of snapshots, half made or half removed.
 //
 // First clean is called, if VMs ended, to remove what they left elsewhere. If it fails, their
 // records stay as they are, and the next Reap finds them again.
@@ -46,7 +46,9 @@ func (s *Store) Reap(ctx context.Context, clean func(crashed []Record) error) (R
 			}
 			doomed = append(doomed, dirs...)
 		}
-		return nil
+		drafts, err := s.abandonedDrafts()
+		doomed = append(doomed, drafts...)
+		return err
 	})
 	for _, dir := range doomed {
 		err = errors.Join(err, os.RemoveAll(dir))

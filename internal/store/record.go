@@ -1,10 +1,13 @@
 package store
 
 import (
+	"cmp"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -35,6 +38,15 @@ type Record struct {
 	HostKey []byte `json:"host_key"`
 	// Started is when the VM was last started, even if that failed; zero: never.
 	Started time.Time `json:"started,omitzero"`
+	// Disk is the file that the VM's disk is now, in its directory; empty: DiskFile says.
+	Disk string `json:"disk,omitempty"`
+	// Copied tells that the disk had something on it when the VM was made.
+	Copied bool `json:"copied,omitempty"`
+	// Saved is the directory, in the VM's, of the saved machine that the VM goes on from when it is
+	// started next; empty: it boots.
+	Saved string `json:"saved,omitempty"`
+	// MachineID is what the guest is to have as its machine ID; empty: what it has.
+	MachineID string `json:"machine_id,omitempty"`
 	// Run is set while the owner runs the VM, or is about to. Without a living owner it
 	// means that the VM runs without one, or crashed with it.
 	Run *Run `json:"run,omitempty"`
@@ -62,6 +74,23 @@ type Interface struct {
 	Name  string `json:"name"`
 	Index int    `json:"index"`
 }
+
+const (
+	diskSuffix = ".qcow2"
+	// defaultDisk is the file that a VM's disk is at first.
+	defaultDisk = "disk" + diskSuffix
+)
+
+// DiskFile is the name of the VM's disk, in its directory.
+func (r Record) DiskFile() string { return cmp.Or(r.Disk, defaultDisk) }
+
+// NewDiskFile returns a name that the VM's disk can have instead.
+func NewDiskFile() string { return "disk-" + strings.ToLower(rand.Text()) + diskSuffix }
+
+// NewSavedDir returns a name for Record.Saved.
+func NewSavedDir() string { return savedPrefix + strings.ToLower(rand.Text()) }
+
+const savedPrefix = "saved-"
 
 // readRecord reads the record of the VM in dir.
 func readRecord(dir string) (Record, error) {

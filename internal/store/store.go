@@ -99,6 +99,9 @@ func (s *Store) Images() string { return filepath.Join(s.root, imagesDir) }
 // Cache is the path of the directory for what can be found out again.
 func (s *Store) Cache() string { return filepath.Join(s.root, "cache") }
 
+// Layers is the path of the directory for what several disks are overlays on.
+func (s *Store) Layers() string { return filepath.Join(s.root, "layers") }
+
 // Keys is the path of the directory for the user's SSH key.
 func (s *Store) Keys() string { return filepath.Join(s.root, "ssh") }
 
@@ -237,6 +240,30 @@ func (s *Store) Discard(ctx context.Context, name string) error {
 		return err
 	}
 	return os.RemoveAll(removed)
+}
+
+// Disks lists the disks, and what may become one, in the directories of VMs and snapshots, those
+// too that are being made.
+func (s *Store) Disks() ([]string, error) {
+	var disks []string
+	for _, parent := range []string{s.vms(), s.snapshots()} {
+		dirs, err := os.ReadDir(parent)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("list disks: %w", err)
+		}
+		for _, dir := range dirs {
+			files, err := os.ReadDir(filepath.Join(parent, dir.Name()))
+			if err != nil {
+				continue // it is gone, or no directory
+			}
+			for _, f := range files {
+				if strings.HasSuffix(f.Name(), diskSuffix) {
+					disks = append(disks, filepath.Join(parent, dir.Name(), f.Name()))
+				}
+			}
+		}
+	}
+	return disks, nil
 }
 
 // RunLockPath is the path of the file of Claim.RunLock of the VM of that name.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -31,9 +32,11 @@ func hold(root, name string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.Create(context.Background(), Record{Name: name, Ephemeral: true}); err != nil {
+	claim, err := s.Create(context.Background(), Record{Name: name, Ephemeral: true})
+	if err != nil {
 		return err
 	}
+	defer runtime.KeepAlive(claim) // a claim that nobody has ends when the garbage is collected
 	fmt.Println("held")
 	select {}
 }

@@ -20,7 +20,7 @@ import (
 	"github.com/gofrs/flock"
 
 	"github.com/smolvm/smolvm/internal/image"
-	"github.com/smolvm/smolvm/internal/vmm"
+	"github.com/smolvm/smolvm/internal/saved"
 )
 
 const (
@@ -37,49 +37,9 @@ const (
 	failedFor = 10 * time.Minute
 )
 
-// The files of a template.
-const (
-	memoryFile = "memory"
-	stateFile  = "state"
-	diskFile   = "disk.qcow2"
-	// consoleFile is called as the monitor calls it, which writes it into the draft's directory.
-	consoleFile = vmm.ConsoleLog
-)
-
 // ErrNotMade is wrapped by errors about a template that could not be made a moment ago, and is
 // not tried again yet.
 var ErrNotMade = errors.New("template could not be made")
-
-// Template is a machine that was saved. Its files must not be written to; they stay what they
-// are even if the template is removed or replaced.
-type Template struct {
-	Memory *os.File // the guest's memory
-	State  *os.File // that of the devices
-	Disk   *os.File // an overlay on the image's root filesystem, which the guest has mounted
-	// Console is what the guest said on its console.
-	Console *os.File
-}
-
-// Close closes the files. What runs on them already goes on.
-func (t *Template) Close() error {
-	var errs []error
-	for _, f := range []*os.File{t.Memory, t.State, t.Disk, t.Console} {
-		if f != nil {
-			errs = append(errs, f.Close())
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// Draft is a template in the making: the paths of the files that are to be made, in a directory
-// in which there may be others. The machine's console log is to be there too.
-type Draft struct{ Dir, Memory, State, Disk string }
-
-func newDraft(dir string) *Draft {
-	return &Draft{
-		Dir: dir, Memory: filepath.Join(dir, memoryFile), State: filepath.Join(dir, stateFile), Disk: filepath.Join(dir, diskFile),
-	}
-}
 
 // Store is a directory of templates. Its methods may be called concurrently, by several
 // processes too.
@@ -95,7 +55,7 @@ func NewStore(dir string, log *slog.Logger) *Store { return &Store{dir, log} }
 // or it is damaged, make makes the files of a draft. waits is called if another process is making
 // it at the moment. After a failure the error wraps ErrNotMade for some minutes. The caller owes a
 // Close.
-func (s *Store) Get(ctx context.Context, key string, waits func(), make func(*Draft) error) (*Template, error) {
+func (s *Store) Get(ctx context.Context, key string, waits func(), make func(*saved.Draft) error) (*saved.Machine, error) {
 	t, err := s.find(ctx, key)
 	if t != nil || err != nil {
 		return t, err
@@ -128,8 +88,8 @@ func (s *Store) Get(ctx context.Context, key string, waits func(), make func(*Dr
 }
 
 // find returns the template if there is a good one. A nil one without an error is to be made.
-func (s *Store) find(ctx context.Context, key string) (*Template, error) {
-	t, err := open(ctx, s.path(key))
+func (s *Store) find(ctx context.Context, key string) (*saved.Machine, error) {
+	t, err := saved.Open(ctx, s.path(key))
 	switch {
 	case err == nil:
 		now := time.Now()
@@ -150,9 +110,9 @@ func (s *Store) find(ctx context.Context, key string) (*Template, error) {
 }
 
 // make makes a template. The caller has the lock.
-func (s *Store) make(ctx context.Context, key string, make func(*Draft) error) (_ *Template, err error) {
+func (s *Store) make(ctx context.Context, key string, make func(*saved.Draft) error) (_ *saved.Machine, err error) {
 	s.removeOld()
-	d := newDraft(filepath.Join(s.dir, nascentPrefix+key))
+	d := saved.NewDraft(filepath.Join(s.dir, nascentPrefix+key))
 	// What is there was left by a process that died.
 	if err := errors.Join(os.RemoveAll(d.Dir), os.RemoveAll(s.path(key)+failedSuffix)); err != nil {
 		return nil, fmt.Errorf("make template: %w", err)
@@ -168,7 +128,7 @@ func (s *Store) make(ctx context.Context, key string, make func(*Draft) error) (
 	if err := make(d); err != nil {
 		return nil, err
 	}
-	if err := d.seal(ctx); err != nil {
+	if err := d.Seal(ctx); err != nil {
 		return nil, err
 	}
 	if err := s.Remove(key); err != nil { // one that is damaged
@@ -177,7 +137,7 @@ func (s *Store) make(ctx context.Context, key string, make func(*Draft) error) (
 	if err := os.Rename(d.Dir, s.path(key)); err != nil {
 		return nil, err
 	}
-	return open(ctx, s.path(key))
+	return saved.Open(ctx, s.path(key))
 }
 
 // Remove removes a template. Machines that were started from it run on.

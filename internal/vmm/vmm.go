@@ -5,6 +5,8 @@ package vmm
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math"
 	"net"
 	"os"
 )
@@ -12,6 +14,10 @@ import (
 // ErrAccelerator is wrapped by errors that say that no accelerator, or not the
 // requested one, works on this host.
 var ErrAccelerator = errors.New("accelerator does not work")
+
+// ErrShape is wrapped by errors that say that a machine cannot go on from what another one was
+// saved as, because it is not like it.
+var ErrShape = errors.New("machine is another kind than the saved one")
 
 // ErrGone is wrapped by errors that say that the machine to take over has ended.
 var ErrGone = errors.New("machine has ended")
@@ -50,9 +56,6 @@ type Config struct {
 	CPUs        int
 	Accelerator Accelerator
 	Network     Network
-	// Memory is the path of a new file that becomes the guest's memory, so that Save can leave
-	// it there. Empty: the machine cannot be saved.
-	Memory string
 	// From is what a machine made of the same Config, but for the paths, Network.TAP and
 	// Network.MAC, was saved as. This one goes on from there instead of booting.
 	From *Saved
@@ -68,10 +71,49 @@ type Config struct {
 // Saved is what Machine.Save leaves. Any number of machines can be started from it at once,
 // none of which changes it.
 type Saved struct {
-	Memory *os.File // Config.Memory of the machine that was saved, open for writing too
-	State  *os.File // the file that Save wrote; it is read from its beginning
+	Memory *os.File // Destination.Memory, open for writing too
+	State  *os.File // Destination.State; it is read from its beginning
+	// Restored, which may be nil, is called when all is in its place, before the guest runs. If
+	// it fails, the guest never does.
+	Restored func() error
 	// Console is what the machine said until then. The console's log begins with it.
 	Console []byte
+}
+
+// Destination says where a machine is to be saved.
+type Destination struct {
+	// Memory and State are the paths of files that are made: what the guest has in its memory,
+	// and the state of the devices.
+	Memory, State string
+	// Stopped, which may be nil, is called when the guest stands still and its disk is written
+	// out, before the rest of the state is saved: the moment for OverlayDisk.
+	Stopped func(context.Context) error
+}
+
+// Shape is what two machines must have in common for one to go on from where the other was saved,
+// besides what their files hold.
+type Shape struct {
+	// Machine changes with the monitor, the host's processor if guests see that, and all that is
+	// said of the machine but its paths, its TAP and its MAC address.
+	Machine string `json:"machine"`
+	// TSCKHz is how fast the processor's time stamp counter runs that an emulated guest was told
+	// of; 0: none.
+	TSCKHz int `json:"tsc_khz,omitempty"`
+}
+
+// tscTolerance is by how much counters may differ: a guest's clock then drifts by 17 s a day at
+// most, until it is set again.
+const tscTolerance = 2e-4
+
+// Fits tells why a machine of the other shape cannot go on from one of this shape, if that is so.
+func (s Shape) Fits(other Shape) error {
+	switch {
+	case s.Machine != other.Machine:
+		return fmt.Errorf("%w: QEMU, the processor, the accelerator or the kind of network has changed", ErrShape)
+	case math.Abs(float64(s.TSCKHz-other.TSCKHz)) > tscTolerance*float64(s.TSCKHz):
+		return fmt.Errorf("%w: the processor's counter runs at %d kHz here, and at %d kHz there", ErrShape, other.TSCKHz, s.TSCKHz)
+	}
+	return nil
 }
 
 // Adoption says which machine to take over from a process that died.
@@ -87,6 +129,8 @@ type Network struct {
 	// caller closes its own.
 	TAP *os.File
 	MAC net.HardwareAddr
+	// NoEgress: NetworkUser leads nowhere.
+	NoEgress bool
 }
 
 // Machine is a running virtual machine. Its methods may be called concurrently.
@@ -101,11 +145,14 @@ type Machine interface {
 	// Pause stops the guest's processors, Resume lets them run again.
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
-	// Save writes the state of the machine's devices to a new file at path, so that
-	// Config.From with that and Config.Memory, which it must have been started with, goes
-	// on from there. The disk is complete then. The guest does not run on: all that is
-	// left to do with the machine is to end it.
-	Save(ctx context.Context, path string) error
+	// Save saves the machine, so that Config.From can go on from there. Under KVM a guest that is
+	// not paused runs on until the last of its memory is to be written; an emulated one stands
+	// still all the time. After that it is paused: Resume lets it run again. If it fails, nothing is left of the files, and
+	// the guest may be paused.
+	Save(ctx context.Context, to Destination) error
+	// OverlayDisk makes the qcow2 file at path, an empty overlay on the present disk, the disk.
+	// The file that was the disk is not written to from then on.
+	OverlayDisk(ctx context.Context, path string) error
 	// Stop ends the machine in order: powerOff (which asks the guest, may be nil),
 	// then the monitor's own quit, then a kill, each with a deadline.
 	// It returns when the process is gone, at the latest a bounded time after ctx ended.

@@ -403,14 +403,13 @@ func TestOwnerKilledWhileStarting(t *testing.T) {
 		if err := vm.Stop(t.Context()); err != nil {
 			t.Error(err)
 		}
-		if left := monitors(t); len(left) > 0 {
-			eventually(t, "no process is left", func() error {
-				if left := monitors(t); len(left) > 0 {
-					return fmt.Errorf("%v", left)
-				}
-				return nil
-			})
-		}
+		// The next round must not take this one's owner for its own.
+		eventually(t, "no process is left", func() error {
+			if monitors, owners := monitors(t), ownersOf(t); len(monitors)+len(owners) > 0 {
+				return fmt.Errorf("monitors %v, owners %v", monitors, owners)
+			}
+			return nil
+		})
 	}
 }
 

@@ -27,7 +27,7 @@ func wantOrigin(t *testing.T, vm *smolvm.VM, want smolvm.Origin, reason string) 
 // templates are the directories of the templates.
 func (f *fixture) templates() []string {
 	f.t.Helper()
-	found, err := filepath.Glob(f.dir + "/cache/templates/[0-9a-f]*/template.json")
+	found, err := filepath.Glob(f.dir + "/cache/templates/[0-9a-f]*/saved.json")
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -185,7 +185,7 @@ func TestOrigins(t *testing.T) {
 	if err := vm.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	wantOrigin(t, vm, smolvm.FromBoot, "a disk that it wrote to")
+	wantOrigin(t, vm, smolvm.FromBoot, "a disk that was written to")
 	if got := strings.TrimSpace(run(t, vm, "cat /root/note")); got != "kept" {
 		t.Errorf("the note is %q", got)
 	}
@@ -243,7 +243,7 @@ func forgeManifest(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := dir + "/template.json"
+	path := dir + "/saved.json"
 	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)

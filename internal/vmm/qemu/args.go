@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/smolvm/smolvm/internal/guestapi"
 	"github.com/smolvm/smolvm/internal/vmm"
@@ -50,7 +49,7 @@ func arguments(l launch) ([]string, error) {
 		// ACPI is how the kernel finds the devices. Without the clock chip it waits
 		// a second for it; it has no use for the old timer and interrupt controller.
 		// Memory is not offered for sharing with other VMs: that would be a side channel.
-		"-machine", "microvm,acpi=on,rtc=on,pit=off,pic=off,x-option-roms=off,auto-kernel-cmdline=off,mem-merge=off,dump-guest-core=off,memory-backend=memory",
+		"-machine", "microvm,acpi=on,rtc=on,pit=off,pic=off,x-option-roms=off,auto-kernel-cmdline=off,mem-merge=off,dump-guest-core=off,memory-backend=" + memoryID,
 		"-global", "virtio-mmio.force-legacy=false",
 	}
 	switch l.Accelerator {
@@ -102,13 +101,17 @@ func arguments(l launch) ([]string, error) {
 // kernel: it is in the memory.
 func bootArguments(l launch) []string {
 	if l.From != nil {
-		return []string{"-incoming", "defer"}
+		// It does not run before all is restored.
+		return []string{"-incoming", "defer", "-S"}
 	}
 	return []string{"-kernel", l.Kernel, "-initrd", l.Initrd, "-append", commandLine(l)}
 }
 
-// memoryArguments make the guest's memory. One that is to be saved has it in a file, and
-// those that go on from there map that privately: they share what they do not write.
+// memoryID is what QEMU calls the guest's main memory.
+const memoryID = "memory"
+
+// memoryArguments make the guest's memory. Machines that go on from a saved one map its
+// memory privately: they share what they do not write.
 func memoryArguments(l launch) ([]string, error) {
 	type object struct {
 		Kind  string `json:"qom-type"`
@@ -120,16 +123,10 @@ func memoryArguments(l launch) ([]string, error) {
 		Merge bool `json:"merge"`
 		Dump  bool `json:"dump"`
 	}
-	o := object{Kind: "memory-backend-ram", ID: "memory", Size: int64(l.MemoryMiB) << 20}
-	switch {
-	case l.From != nil:
+	o := object{Kind: "memory-backend-ram", ID: memoryID, Size: int64(l.MemoryMiB) << 20}
+	if l.From != nil {
 		// The file may be gone from where it was by now.
 		o.Kind, o.Path = "memory-backend-file", fmt.Sprintf("/proc/self/fd/%d", l.SavedMemory)
-	case l.Memory != "":
-		o.Kind, o.Path, o.Share = "memory-backend-file", l.Memory, true
-	}
-	if !utf8.ValidString(o.Path) {
-		return nil, fmt.Errorf("QEMU cannot open a memory file whose path %q is not UTF-8", o.Path)
 	}
 	options, err := json.Marshal(o)
 	if err != nil {
@@ -140,46 +137,6 @@ func memoryArguments(l launch) ([]string, error) {
 
 func socketChardev(id string, fd int, wait string) string {
 	return fmt.Sprintf("socket,id=%s,fd=%d,server=on,wait=%s", id, fd, wait)
-}
-
-// diskArguments attaches a qcow2 file as the guest's disk.
-func diskArguments(path string) ([]string, error) {
-	if path == "" {
-		return nil, nil
-	}
-	if !utf8.ValidString(path) {
-		return nil, fmt.Errorf("QEMU cannot open a disk whose path %q is not UTF-8", path)
-	}
-	type cache struct {
-		Direct  bool `json:"direct"`
-		NoFlush bool `json:"no-flush"`
-	}
-	type file struct {
-		Driver   string `json:"driver"`
-		Filename string `json:"filename"`
-		AIO      string `json:"aio"`
-	}
-	type node struct {
-		Driver   string `json:"driver"`
-		NodeName string `json:"node-name"`
-		File     file   `json:"file"`
-		Cache    cache  `json:"cache"`
-		Discard  string `json:"discard"`
-	}
-	// The host's page cache is used: the image below the disk is shared by all VMs,
-	// and is then read once. What the guest flushes is on the host's disk before it
-	// is told so, so a crash of the host loses nothing that the guest counted on.
-	// AIO by threads works with every filesystem and in every container. What the guest
-	// trims is given back to the host. JSON, since a path may have commas in it.
-	options, err := json.Marshal(node{
-		Driver: "qcow2", NodeName: "disk",
-		File:    file{Driver: "file", Filename: path, AIO: "threads"},
-		Discard: "unmap",
-	})
-	if err != nil {
-		return nil, fmt.Errorf("describe disk: %w", err)
-	}
-	return []string{"-blockdev", string(options), "-device", "virtio-blk-device,drive=disk"}, nil
 }
 
 // networkArguments connects the guest's network interface.

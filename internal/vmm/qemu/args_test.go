@@ -70,10 +70,8 @@ func TestArguments(t *testing.T) {
 		Config:  vmm.Config{Kernel: "/kernel", Initrd: "/initrd", Disk: "/disk", MemoryMiB: 512, CPUs: 1, Accelerator: vmm.TCG},
 		Monitor: 3, Channel: 4, Console: 5,
 	}
-	saved, restored := one, one
-	saved.Memory = `/memory, with "quotes"`
+	restored := one
 	restored.From, restored.SavedMemory, restored.State = &vmm.Saved{}, 6, 7
-	write("to be saved", saved)
 	write("goes on from there", restored)
 	golden := filepath.Join("testdata", "arguments.golden")
 	if *update {

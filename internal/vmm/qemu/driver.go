@@ -147,12 +147,6 @@ func check(config *vmm.Config) error {
 	if config.From == nil {
 		files["kernel"], files["initrd"] = &config.Kernel, &config.Initrd
 	}
-	if config.Memory != "" {
-		var err error
-		if config.Memory, err = filepath.Abs(config.Memory); err != nil {
-			return fmt.Errorf("find place for memory: %w", err)
-		}
-	}
 	for what, path := range files {
 		if *path == "" && what == "disk" {
 			continue

@@ -47,13 +47,11 @@ type machine struct {
 	wanted   bool   // somebody asked for the end
 	shutdown string // QEMU's word for why the guest ended
 
-	resume  sync.Once     // closes resumed
-	resumed chan struct{} // closed when a guest that did not run from the beginning does
-	saving  chan string   // the states of a migration
+	migration chan string // the states of what QEMU calls so; nil: nobody wants to know
 }
 
 func newMachine(log *slog.Logger, dir string) *machine {
-	return &machine{log: log, dir: dir, done: make(chan struct{}), resumed: make(chan struct{}), saving: make(chan string, 16)}
+	return &machine{log: log, dir: dir, done: make(chan struct{})}
 }
 
 // Channel implements vmm.Machine.
@@ -224,7 +222,6 @@ func (m *machine) onEvent(name string, data json.RawMessage) {
 		m.paused = true
 	case "RESUME":
 		m.paused = false
-		m.resume.Do(func() { close(m.resumed) })
 	case "MIGRATION":
 		m.migrated(data)
 	case "SHUTDOWN":

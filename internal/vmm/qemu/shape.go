@@ -11,44 +11,42 @@ import (
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
-// Shape names what a machine saved with this config depends on, but for what its files hold:
-// another name means that it must not go on from there. It changes with QEMU, the host's
-// processor if guests see that, and all that is said of the machine but its paths, its
-// TAP and its MAC address.
-func (d *Driver) Shape(ctx context.Context, config vmm.Config) (string, error) {
+// Shape returns the shape of machines of this config. Every version of QEMU has its own.
+func (d *Driver) Shape(ctx context.Context, config vmm.Config) (vmm.Shape, error) {
 	binary, err := find(d.opts.Binary, debianPackage)
 	if err != nil {
-		return "", err
+		return vmm.Shape{}, err
 	}
 	info, err := os.Stat(binary)
 	if err != nil {
-		return "", fmt.Errorf("find QEMU: %w", err)
+		return vmm.Shape{}, fmt.Errorf("find QEMU: %w", err)
 	}
 	l := launch{Config: config}
 	l.Network.MAC, l.Network.TAP = nil, nil
-	l.Kernel, l.Initrd, l.Memory, l.From = "", "", "", nil
+	l.Kernel, l.Initrd, l.From = "", "", nil
 	if l.Disk != "" {
 		l.Disk = "disk"
 	}
-	if l.Accelerator == vmm.TCG {
-		l.TSCKHz, _ = tscFrequency(ctx, d.opts.CacheDir) // what is not known is not told the guest
-	}
 	args, err := arguments(l)
 	if err != nil {
-		return "", err
+		return vmm.Shape{}, err
 	}
 	sum := sha256.New()
 	fmt.Fprintf(sum, "%q %d %d\n%q\n", binary, info.Size(), info.ModTime().UnixNano(), args)
 	if l.Accelerator == vmm.KVM {
 		cpu, err := hostCPU()
 		if err != nil {
-			return "", err
+			return vmm.Shape{}, err
 		}
 		// The kernel's part in moving packets is agreed upon with the guest.
 		_, vhost := os.Stat("/dev/vhost-net")
 		fmt.Fprintf(sum, "%q %t\n", cpu, vhost == nil)
 	}
-	return hex.EncodeToString(sum.Sum(nil)), nil
+	shape := vmm.Shape{Machine: hex.EncodeToString(sum.Sum(nil))}
+	if l.Accelerator == vmm.TCG {
+		shape.TSCKHz, _ = tscFrequency(ctx, d.opts.CacheDir) // what is not known is not told the guest
+	}
+	return shape, ctx.Err()
 }
 
 // hostCPU describes the processor that guests under KVM see, and what decides what they see.

@@ -68,7 +68,7 @@ func (s *starter) start(ctx context.Context) (*machine, error) {
 	err = m.meet(ctx, monitor)
 	timing.End(ctx, "monitor")
 	if err == nil && s.launch.From != nil {
-		err = m.restore(ctx, state)
+		err = m.restore(ctx, state, s.launch.From.Restored)
 		timing.End(ctx, "restore")
 	}
 	if err != nil {
@@ -124,8 +124,7 @@ func (s *starter) run(ctx context.Context, m *machine) (monitor net.Conn, state 
 	if l.From != nil {
 		l.SavedMemory, l.State = files.add(l.From.Memory), files.add(l.From.State)
 	}
-	// One that is to be saved does nothing on the network.
-	if l.Network.Mode == vmm.NetworkUser && l.Memory == "" {
+	if l.Network.Mode == vmm.NetworkUser && !l.Network.NoEgress {
 		if m.egress, err = s.egress(ctx); err != nil {
 			m.log.Warn("guest has no way out to the network", "reason", err)
 		}
@@ -224,13 +223,13 @@ func (m *machine) meet(ctx context.Context, conn net.Conn) error {
 	return nil
 }
 
-// explain ends a machine whose monitor could not be met and says why.
+// explain ends a machine that could not be started and says why.
 func (s *starter) explain(ctx context.Context, m *machine, err error) error {
 	if ctx.Err() != nil {
 		return errors.Join(ctx.Err(), m.Kill())
 	}
 	// A broken connection means that QEMU is about to end: it may not have yet.
-	if waitErr := m.process.wait(killTimeout); waitErr != nil {
+	if !errors.Is(err, errMonitorLost) || m.process.wait(killTimeout) != nil {
 		return errors.Join(err, m.Kill())
 	}
 	<-m.done

@@ -103,6 +103,7 @@ func openPort() (*os.File, error) {
 }
 
 func serve(port *os.File, commands map[string]func([]string) (string, error)) error {
+	memory := &memory{}
 	for name, f := range map[string]func([]string) (string, error){
 		"ping": func([]string) (string, error) { return "pong", nil },
 		"poweroff": func([]string) (string, error) {
@@ -115,6 +116,8 @@ func serve(port *os.File, commands map[string]func([]string) (string, error)) er
 		"shout":  shout,
 		"net":    configure,
 		"dial":   dial,
+		"churn":  memory.churn,
+		"whole":  memory.whole,
 		"time":   func([]string) (string, error) { return fmt.Sprint(time.Now().UnixNano()), nil },
 	} {
 		commands[name] = f
@@ -140,6 +143,53 @@ func serve(port *os.File, commands map[string]func([]string) (string, error)) er
 		// While nobody is connected, reading ends at once.
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// memory is pages that are written one after the other, again and again, each time with the next
+// number. So at every moment those up to some page have a number, and the others the one before.
+type memory struct {
+	mu    sync.Mutex
+	pages [8 << 10][4096 / 8]uint64
+	next  int
+	round uint64
+}
+
+// churn begins to write, and never ends.
+func (m *memory) churn([]string) (string, error) {
+	go func() {
+		for {
+			m.mu.Lock()
+			for range 64 {
+				if m.next == 0 {
+					m.round++
+				}
+				for i := range m.pages[m.next] {
+					m.pages[m.next][i] = m.round
+				}
+				m.next = (m.next + 1) % len(m.pages)
+			}
+			m.mu.Unlock()
+		}
+	}()
+	return "begun", nil
+}
+
+// whole tells whether the pages are what they must be.
+func (m *memory) whole([]string) (string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for p := range m.pages {
+		want := m.round
+		if m.next != 0 && p >= m.next {
+			want--
+		}
+		for _, got := range m.pages[p] {
+			if got != want {
+				return "", fmt.Errorf("page %d has %d, not %d", p, got, want)
+			}
+		}
+	}
+	return "whole", nil
 }
 
 // shout says a word on the console, that many times, a line each: WORD TIMES.

@@ -1,4 +1,4 @@
-package template
+package saved
 
 import (
 	"context"
@@ -13,20 +13,22 @@ import (
 
 	"github.com/smolvm/smolvm/internal/bootid"
 	"github.com/smolvm/smolvm/internal/sparse"
+	"github.com/smolvm/smolvm/internal/vmm"
 )
 
 const (
-	manifestFile    = "template.json"
-	manifestVersion = 1
+	manifestFile    = "saved.json"
+	manifestVersion = 2
 )
 
-// errChanged says that a template is not what was made.
-var errChanged = errors.New("template was changed")
+// ErrDamaged is wrapped by errors about a saved machine that is not what was saved.
+var ErrDamaged = errors.New("saved machine is damaged")
 
-// manifest tells what a template's files were when it was made.
+// manifest tells what a saved machine's files were when it was saved.
 type manifest struct {
 	Version int             `json:"version"`
 	Files   map[string]file `json:"files"`
+	Shape   vmm.Shape       `json:"shape,omitzero"`
 	// Checked is the boot of the host in which what the files hold was last compared.
 	Checked string `json:"checked"`
 }
@@ -38,8 +40,9 @@ type file struct {
 	SHA256   string    `json:"sha256"`
 }
 
-// seal describes the files of a draft, and removes all others.
-func (d *Draft) seal(ctx context.Context) error {
+// Seal notes what the files of a draft are, and removes all others from its directory. With that
+// it is a saved machine.
+func (d *Draft) Seal(ctx context.Context) error {
 	root, err := os.OpenRoot(d.Dir)
 	if err != nil {
 		return err
@@ -49,9 +52,12 @@ func (d *Draft) seal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m := manifest{Version: manifestVersion, Files: map[string]file{}, Checked: boot}
-	for _, name := range []string{memoryFile, stateFile, diskFile, consoleFile} {
+	m := manifest{Version: manifestVersion, Files: map[string]file{}, Checked: boot, Shape: d.Shape}
+	for _, name := range fileNames() {
 		f, err := root.Open(name)
+		if errors.Is(err, os.ErrNotExist) && name == diskFile {
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -85,43 +91,59 @@ func (m manifest) write(root *os.Root) error {
 	return root.Rename(manifestFile+".new", manifestFile)
 }
 
-// open opens the template in dir. It fails with os.ErrNotExist if there is none, and else says
-// what is wrong with it.
-func open(ctx context.Context, dir string) (_ *Template, err error) {
+func readManifest(root *os.Root) (manifest, error) {
+	var m manifest
+	data, err := root.ReadFile(manifestFile)
+	if err == nil {
+		err = json.Unmarshal(data, &m)
+	}
+	if err == nil && m.Version != manifestVersion {
+		err = fmt.Errorf("version %d is not known to this program", m.Version)
+	}
+	if err != nil {
+		return m, fmt.Errorf("%w: %s: %v", ErrDamaged, manifestFile, err)
+	}
+	return m, nil
+}
+
+// Open opens the saved machine in dir. It fails with os.ErrNotExist if there is none, and with
+// ErrDamaged if it is not what was saved. The caller owes a Close.
+func Open(ctx context.Context, dir string) (_ *Machine, err error) {
 	// All is looked up in this very directory, even if another takes its place meanwhile.
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, err
 	}
 	defer root.Close() //nolint:errcheck // what is written through it is closed
-	t := &Template{}
+	s := &Machine{}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("%w in %s", err, dir), t.Close())
+			err = errors.Join(fmt.Errorf("%w in %s", err, dir), s.Close())
 		}
 	}()
-	data, err := root.ReadFile(manifestFile)
+	m, err := readManifest(root)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %v", errChanged, err)
-	}
-	var m manifest
-	if err := json.Unmarshal(data, &m); err != nil || m.Version != manifestVersion {
-		return nil, fmt.Errorf("%w: %s", errChanged, manifestFile)
+		return nil, err
 	}
 	boot, err := bootid.Read()
 	if err != nil {
 		return nil, err
 	}
+	s.Shape = m.Shape
 	for name, to := range map[string]**os.File{
-		memoryFile: &t.Memory, stateFile: &t.State, diskFile: &t.Disk, consoleFile: &t.Console,
+		memoryFile: &s.Memory, stateFile: &s.State, diskFile: &s.Disk, consoleFile: &s.Console,
 	} {
+		want, ok := m.Files[name]
+		if !ok && name == diskFile {
+			continue
+		}
 		// Whoever maps the memory privately must be able to write all the same.
 		f, err := root.OpenFile(name, os.O_RDWR, 0)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %v", errChanged, err)
+			return nil, fmt.Errorf("%w: %v", ErrDamaged, err)
 		}
 		*to = f
-		if err := m.Files[name].compare(ctx, f, m.Checked != boot); err != nil {
+		if err := want.compare(ctx, f, m.Checked != boot); err != nil {
 			return nil, err
 		}
 	}
@@ -129,7 +151,7 @@ func open(ctx context.Context, dir string) (_ *Template, err error) {
 		m.Checked = boot
 		err = m.write(root)
 	}
-	return t, err
+	return s, err
 }
 
 // compare compares a file with what it was when it was made: thorough, also what it holds. What
@@ -140,14 +162,14 @@ func (want file) compare(ctx context.Context, f *os.File, thorough bool) error {
 		return err
 	}
 	if info.Size() != want.Size || !info.ModTime().Equal(want.Modified) {
-		return fmt.Errorf("%w: %s", errChanged, filepath.Base(f.Name()))
+		return fmt.Errorf("%w: %s", ErrDamaged, filepath.Base(f.Name()))
 	}
 	if !thorough {
 		return nil
 	}
 	got, err := describe(ctx, f)
 	if err == nil && got.SHA256 != want.SHA256 {
-		err = fmt.Errorf("%w: %s", errChanged, filepath.Base(f.Name()))
+		err = fmt.Errorf("%w: %s", ErrDamaged, filepath.Base(f.Name()))
 	}
 	return err
 }

@@ -1,0 +1,165 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/smolvm/smolvm/internal/guestlink"
+	"github.com/smolvm/smolvm/internal/layer"
+	"github.com/smolvm/smolvm/internal/qcow2"
+	"github.com/smolvm/smolvm/internal/saved"
+	"github.com/smolvm/smolvm/internal/store"
+	"github.com/smolvm/smolvm/internal/vmm"
+)
+
+// Capture makes a copy of the VM as it is now, in the directory of a draft: its disk and, if it
+// runs, or was suspended, its memory. A VM that runs stands still for a moment and goes on.
+func (v *VM) Capture(ctx context.Context, dir string) error {
+	v.life.Lock()
+	defer v.life.Unlock()
+	claim, r, err := v.own(ctx)
+	if err == nil {
+		err = v.capture(ctx, claim, r, dir)
+		err = errors.Join(err, v.disownIdle())
+	}
+	if err != nil {
+		return fmt.Errorf("cannot copy VM: %w", err)
+	}
+	return nil
+}
+
+// disownIdle is disown unless the VM runs here. The caller holds v.life.
+func (v *VM) disownIdle() error {
+	v.mu.Lock()
+	r := v.run
+	v.mu.Unlock()
+	if r != nil {
+		return nil
+	}
+	return v.disown()
+}
+
+func (v *VM) capture(ctx context.Context, claim *store.Claim, r *run, dir string) error {
+	if !v.host.store.IsDraft(dir) {
+		return fmt.Errorf("%w: copies are not made in %s", ErrInvalidOption, dir)
+	}
+	release, err := v.host.layers.Hold(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	rec := claim.Record()
+	running := r != nil && r.alive()
+	switch {
+	case running:
+		err = v.captureRun(ctx, claim, r, saved.NewDraft(dir))
+	case rec.Run != nil:
+		err = store.ErrInUse // it lives on without an owner
+	default:
+		if rec.Saved != "" {
+			err = saved.Share(filepath.Join(claim.Dir(), rec.Saved), dir)
+		}
+		if err == nil {
+			err = v.freezeDisk(claim, dir, nil)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return store.WriteSnapshot(dir, store.Snapshot{
+		VM: rec.Name, Created: time.Now().UTC(), Running: running || rec.Saved != "",
+		Image: rec.Image, ImageID: rec.ImageID, MemoryMiB: rec.MemoryMiB, CPUs: rec.CPUs, DiskSize: rec.DiskSize,
+		Env: rec.Env, Network: rec.Network,
+	})
+}
+
+// captureRun copies a VM that runs. It goes on afterwards, unless it was paused.
+func (v *VM) captureRun(ctx context.Context, claim *store.Claim, r *run, d *saved.Draft) error {
+	resume := func() error { return nil }
+	if !r.paused.Load() {
+		r.channel.KeepAlive(0, 0) // there will be no sign of life
+		resume = func() error {
+			defer r.channel.KeepAlive(guestlink.PingEvery, guestlink.PingTimeout)
+			return r.machine.Resume(context.WithoutCancel(ctx))
+		}
+	}
+	err := v.save(ctx, claim, r, d, func(ctx context.Context) error {
+		return v.freezeDisk(claim, d.Dir, func(path string) error { return r.machine.OverlayDisk(ctx, path) })
+	})
+	if err := errors.Join(err, resume()); err != nil {
+		return err
+	}
+	if !r.paused.Load() {
+		syncClock(ctx, r.channel, r.log) // it stood still
+	}
+	return d.Seal(ctx)
+}
+
+// save saves the machine of a run, which is paused then, into a draft that is not sealed yet.
+func (v *VM) save(ctx context.Context, claim *store.Claim, r *run, d *saved.Draft, stopped func(context.Context) error) error {
+	rec := claim.Record()
+	var err error
+	d.Shape, err = v.host.driver.Shape(ctx, vmm.Config{
+		Disk: rec.DiskFile(), MemoryMiB: rec.MemoryMiB, CPUs: rec.CPUs, Accelerator: r.accelerator, Network: r.net.device,
+	})
+	if err != nil {
+		return err
+	}
+	if err := enoughSpace(d.Dir, int64(rec.MemoryMiB)<<20); err != nil {
+		return err
+	}
+	if err := r.machine.Save(ctx, vmm.Destination{Memory: d.Memory, State: d.State, Stopped: stopped}); err != nil {
+		return err
+	}
+	console, err := os.ReadFile(filepath.Join(claim.Dir(), vmm.ConsoleLog))
+	if err == nil {
+		err = os.WriteFile(d.Console, console, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("copy console's log: %w", err)
+	}
+	return nil
+}
+
+// freezeDisk makes what is on the VM's disk a layer, puts an overlay on it into dir, and another
+// one in the disk's place, which swap has the machine use if it runs. The caller holds the layers.
+func (v *VM) freezeDisk(claim *store.Claim, dir string, swap func(path string) error) (err error) {
+	rec := claim.Record()
+	present := filepath.Join(claim.Dir(), rec.DiskFile())
+	name := store.NewDiskFile()
+	next := filepath.Join(claim.Dir(), name)
+	overlay := qcow2.Overlay{Size: rec.DiskSize, Backing: v.host.layers.NewPath(), Format: qcow2.Qcow2}
+	made := []string{saved.NewDraft(dir).Disk, next, overlay.Backing}
+	defer func() {
+		if err != nil {
+			for _, path := range made {
+				if rmErr := os.Remove(path); !errors.Is(rmErr, os.ErrNotExist) {
+					err = errors.Join(err, rmErr)
+				}
+			}
+		}
+	}()
+	for _, path := range made[:2] {
+		if err := overlay.Create(path); err != nil {
+			return err
+		}
+	}
+	if err := layer.Freeze(present, overlay.Backing); err != nil {
+		return err
+	}
+	// First the record: should this process end now, the machine writes on to what is the layer, on
+	// which nobody else has anything yet.
+	if err := claim.Update(func(rec *store.Record) { rec.Disk = name }); err != nil {
+		return err
+	}
+	if swap != nil {
+		if err := swap(next); err != nil {
+			return errors.Join(err, claim.Update(func(r *store.Record) { r.Disk = rec.Disk }))
+		}
+	}
+	return os.Remove(present)
+}
