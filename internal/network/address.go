@@ -44,8 +44,14 @@ func (s slot) addresses(pool netip.Prefix) (host, guest netip.Addr, ok bool) {
 }
 
 // mac returns the guest's hardware address: locally administered, unicast.
-func (s slot) mac() net.HardwareAddr {
-	m := net.HardwareAddr{0x02, 's', 0, 0, 0, 0}
+func (s slot) mac() net.HardwareAddr { return s.hardwareAddr('s') }
+
+// hostMAC returns that of the host's end. It is always the same: a guest that goes on from where
+// it was suspended knows it.
+func (s slot) hostMAC() net.HardwareAddr { return s.hardwareAddr('h') }
+
+func (s slot) hardwareAddr(end byte) net.HardwareAddr {
+	m := net.HardwareAddr{0x02, end, 0, 0, 0, 0}
 	binary.BigEndian.PutUint32(m[2:], uint32(s))
 	return m
 }

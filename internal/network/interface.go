@@ -51,6 +51,12 @@ type Interface struct {
 // adopted.
 func (i *Interface) File() *os.File { return i.file }
 
+// hostMAC is the hardware address of the host's end.
+func (i *Interface) hostMAC() net.HardwareAddr {
+	n, _ := slotOf(i.Name)
+	return n.hostMAC()
+}
+
 // GuestPrefix is the guest's address as the guest should configure it.
 func (i *Interface) GuestPrefix() netip.Prefix { return netip.PrefixFrom(i.GuestAddr, 31) }
 

@@ -80,6 +80,10 @@ func (i *Interface) arrange(link netlink.Link) (mended []string, err error) {
 		remedies = append(remedies, remedy{s.path, good, func() error { return writeSettings([]setting{s}) }})
 	}
 	remedies = append(remedies,
+		remedy{
+			"hardware address", bytes.Equal(attrs.HardwareAddr, i.hostMAC()),
+			func() error { return netlink.LinkSetHardwareAddr(link, i.hostMAC()) },
+		},
 		remedy{"MTU", attrs.MTU == i.MTU, func() error { return netlink.LinkSetMTU(link, i.MTU) }},
 		remedy{"alias", attrs.Alias == i.vm, func() error { return netlink.LinkSetAlias(link, i.vm) }},
 		remedy{
