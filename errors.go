@@ -40,6 +40,13 @@ var (
 	// ErrOwnerVersion: the VM's owner is of a version of SmolVM that this one does not
 	// understand; the message says what to do.
 	ErrOwnerVersion = control.ErrVersion
+	// ErrSnapshotNotFound: there is no snapshot of that name.
+	ErrSnapshotNotFound = store.ErrSnapshotNotFound
+	// ErrSnapshotExists: there is a snapshot of that name.
+	ErrSnapshotExists = store.ErrSnapshotExists
+	// ErrCannotResume: the VM cannot go on from where it was suspended or copied; the message says
+	// why. [DiscardMemory] lets it boot.
+	ErrCannotResume = machine.ErrCannotResume
 	// ErrInvalidName: a VM's name is no DNS label.
 	ErrInvalidName = store.ErrInvalidName
 	// ErrInvalidOption: an option is out of its range.

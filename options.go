@@ -98,6 +98,10 @@ func Accelerate(with Accelerator) Option { return func(c *config) { c.host.Accel
 // a guest of its kind that has booted before, and has no identity yet.
 func ColdBoot() Option { return func(c *config) { c.host.ColdBoot = true } }
 
+// DiscardMemory has a VM boot from its disk that was suspended, or copied while it ran, rather than
+// go on from where it was. What was only in its memory is lost.
+func DiscardMemory() Option { return func(c *config) { c.host.DiscardMemory = true } }
+
 // Origin is what a VM started from.
 type Origin = machine.Origin
 
@@ -105,6 +109,7 @@ type Origin = machine.Origin
 const (
 	FromBoot     = machine.FromBoot
 	FromTemplate = machine.FromTemplate
+	FromSaved    = machine.FromSaved
 )
 
 // Stage is one step of a start, and the time that it took.

@@ -40,12 +40,13 @@ type Status = machine.Status
 
 // The states of a VM.
 const (
-	StatusCreated  = machine.StatusCreated  // never started
-	StatusStarting = machine.StatusStarting // somebody starts it at this moment
-	StatusRunning  = machine.StatusRunning
-	StatusPaused   = machine.StatusPaused
-	StatusStopped  = machine.StatusStopped
-	StatusDeleted  = machine.StatusDeleted
+	StatusCreated   = machine.StatusCreated  // never started
+	StatusStarting  = machine.StatusStarting // somebody starts it at this moment
+	StatusRunning   = machine.StatusRunning
+	StatusPaused    = machine.StatusPaused
+	StatusSuspended = machine.StatusSuspended
+	StatusStopped   = machine.StatusStopped
+	StatusDeleted   = machine.StatusDeleted
 )
 
 // New makes a VM, but does not start it. The image is made first if it is used
@@ -124,9 +125,9 @@ func (v *VM) Info(ctx context.Context) (Info, error) { return v.vm.Info(ctx) }
 // address that the host can reach.
 func (v *VM) IP() netip.Addr { return v.vm.IP() }
 
-// Start boots the VM and returns once the guest takes commands. What was exposed
-// when the VM was last stopped is exposed again. Starting a running VM does
-// nothing.
+// Start boots the VM and returns once the guest takes commands. One that was suspended goes on
+// from where it was. What was exposed when the VM was last stopped is exposed again. Starting a
+// running VM does nothing. It fails with ErrCannotResume.
 func (v *VM) Start(ctx context.Context) error { return v.vm.Start(ctx) }
 
 // Stop ends the guest's processes, writes its disk and powers it off. If that
@@ -146,8 +147,8 @@ func (v *VM) Wait(ctx context.Context) error { return v.vm.Wait(ctx) }
 // paused VM does nothing. It fails with ErrNotRunning.
 func (v *VM) Pause(ctx context.Context) error { return v.vm.Pause(ctx) }
 
-// Resume lets a paused VM run again. If it is not paused, that does nothing. It fails
-// with ErrNotRunning.
+// Resume lets a paused VM run again, and starts a suspended one. If it is neither, that does
+// nothing. It fails with ErrNotRunning.
 func (v *VM) Resume(ctx context.Context) error { return v.vm.Resume(ctx) }
 
 // Rename gives the VM another name, by which its guest knows itself from the next start

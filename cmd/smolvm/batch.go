@@ -45,6 +45,7 @@ func (b batch) command(g *globals) *cobra.Command {
 	var start startFlags
 	if b.starts {
 		start.register(cmd)
+		start.registerAgain(cmd)
 	}
 	cmd.ValidArgsFunction = g.completeVMs(0, b.concerns)
 	cmd.Args = func(cmd *cobra.Command, names []string) error {

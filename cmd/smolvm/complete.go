@@ -58,7 +58,10 @@ func isAlive(vm smolvm.Info) bool {
 	return vm.Status == smolvm.StatusRunning || vm.Status == smolvm.StatusPaused || vm.Status == smolvm.StatusStarting
 }
 
-func isPaused(vm smolvm.Info) bool { return vm.Status == smolvm.StatusPaused }
+// isHeld tells whether a VM can go on from where it is.
+func isHeld(vm smolvm.Info) bool {
+	return vm.Status == smolvm.StatusPaused || vm.Status == smolvm.StatusSuspended
+}
 
 // isDead tells whether there is something to start.
 func isDead(vm smolvm.Info) bool { return vm.Err == nil && !isAlive(vm) }

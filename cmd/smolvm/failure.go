@@ -110,7 +110,7 @@ func advice(err error, vm string) string {
 	}
 	if stopped, ok := errors.AsType[*smolvm.NotRunningError](err); ok {
 		switch stopped.Status {
-		case smolvm.StatusPaused:
+		case smolvm.StatusPaused, smolvm.StatusSuspended:
 			return "let it go on with: smolvm resume " + vm
 		case smolvm.StatusStarting, smolvm.StatusDeleted:
 			return ""
@@ -123,6 +123,8 @@ func advice(err error, vm string) string {
 	}{
 		{smolvm.ErrDamaged, "all that can be done is to remove it with: smolvm rm --force " + vm},
 		{smolvm.ErrExists, "choose another name, or see what there is with: smolvm ls"},
+		{smolvm.ErrSnapshotExists, "choose another name, or see what there is with: smolvm snapshot ls"},
+		{smolvm.ErrSnapshotNotFound, "see what there is with: smolvm snapshot ls"},
 		{smolvm.ErrRunning, "as in: smolvm stop " + vm},
 		{smolvm.ErrInUse, "end that process, or do it from there"},
 		{smolvm.ErrImageNotFound, "see what there is with: smolvm images"},

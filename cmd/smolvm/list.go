@@ -146,7 +146,7 @@ func statusColour(column int, text string) colour {
 	switch text {
 	case string(smolvm.StatusRunning):
 		return green
-	case string(smolvm.StatusPaused), string(smolvm.StatusStarting):
+	case string(smolvm.StatusPaused), string(smolvm.StatusSuspended), string(smolvm.StatusStarting):
 		return yellow
 	case "damaged", "unknown":
 		return red

@@ -25,11 +25,11 @@ and their ports stay. Who connects meanwhile waits.`,
 func newResumeCommand(g *globals) *cobra.Command {
 	return batch{
 		use:      "resume VM...",
-		short:    "Let paused VMs go on",
+		short:    "Let paused and suspended VMs go on",
 		example:  "  smolvm resume web\n  smolvm resume --all",
 		doing:    "resuming",
-		all:      "resume all VMs that are paused",
-		concerns: isPaused,
+		all:      "resume all VMs that are paused or suspended",
+		concerns: isHeld,
 		do:       func(ctx context.Context, vm *smolvm.VM) error { return vm.Resume(ctx) },
 	}.command(g)
 }

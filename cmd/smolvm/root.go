@@ -71,7 +71,7 @@ func verbs(g *globals) []verbGroup {
 	return []verbGroup{
 		{"VMs", []*cobra.Command{
 			newRunCommand(g), newCreateCommand(g), newStartCommand(g), newStopCommand(g), newRestartCommand(g),
-			newPauseCommand(g), newResumeCommand(g), newRemoveCommand(g), newRenameCommand(g), newWaitCommand(g),
+			newPauseCommand(g), newSuspendCommand(g), newResumeCommand(g), newForkCommand(g), newSnapshotCommand(g), newRemoveCommand(g), newRenameCommand(g), newWaitCommand(g),
 		}},
 		{"Inside VMs", []*cobra.Command{newExecCommand(g), newShellCommand(g), newCopyCommand(g), newEnvCommand(g), newLogsCommand(g)}},
 		{"Ports", []*cobra.Command{newExposeCommand(g), newUnexposeCommand(g), newPortsCommand(g), newSSHConfigCommand(g), newProxyCommand(g)}},

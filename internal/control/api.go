@@ -36,6 +36,9 @@ const (
 	pathKill          = pathVM + "/kill"
 	pathPause         = pathVM + "/pause"
 	pathResume        = pathVM + "/resume"
+	pathSuspend       = pathVM + "/suspend"
+	pathCapture       = pathVM + "/capture"
+	pathRevert        = pathVM + "/revert"
 	pathDelete        = pathVM + "/delete"
 	pathEnv           = pathVM + "/env"
 	pathWait          = pathVM + "/wait"
@@ -64,6 +67,12 @@ type (
 	resizeRequest struct {
 		Columns int `json:"columns"`
 		Rows    int `json:"rows"`
+	}
+	captureRequest struct {
+		Dir string `json:"dir"` // of a draft in the VM's data directory
+	}
+	revertRequest struct {
+		Snapshot string `json:"snapshot"`
 	}
 	dialRequest struct {
 		Address string `json:"address"`

@@ -181,6 +181,18 @@ func (c *client) Start(ctx context.Context) error  { return c.post(ctx, pathStar
 func (c *client) Kill(ctx context.Context) error   { return c.post(ctx, pathKill, nil) }
 func (c *client) Pause(ctx context.Context) error  { return c.post(ctx, pathPause, nil) }
 func (c *client) Resume(ctx context.Context) error { return c.post(ctx, pathResume, nil) }
+func (c *client) Suspend(ctx context.Context) error {
+	return c.post(ctx, pathSuspend, nil)
+}
+
+func (c *client) Capture(ctx context.Context, dir string) error {
+	return c.post(ctx, pathCapture, captureRequest{dir})
+}
+
+func (c *client) Revert(ctx context.Context, snapshot string) error {
+	return c.post(ctx, pathRevert, revertRequest{snapshot})
+}
+
 func (c *client) Delete(ctx context.Context) error { return c.post(ctx, pathDelete, nil) }
 
 // Stop has the owner stop the VM in order. If ctx ends before, it is killed, as by an owner

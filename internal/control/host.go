@@ -108,6 +108,31 @@ func (h *Host) Create(ctx context.Context, spec machine.Spec) (*VM, error) {
 	return newVM(h, local), nil
 }
 
+// CreateFrom makes a VM that is a copy, which this process owns.
+func (h *Host) CreateFrom(ctx context.Context, snap store.Snapshot, spec machine.Spec) (*VM, error) {
+	local, err := h.Host.CreateFrom(ctx, snap, spec)
+	if err != nil {
+		return nil, err
+	}
+	return newVM(h, local), nil
+}
+
+// Snapshots returns all snapshots, by name.
+func (h *Host) Snapshots(ctx context.Context) ([]machine.Snapshot, error) {
+	if err := h.settle(ctx); err != nil {
+		return nil, err
+	}
+	return h.Host.Snapshots(ctx)
+}
+
+// RemoveSnapshot removes a snapshot.
+func (h *Host) RemoveSnapshot(ctx context.Context, name string) error {
+	if err := h.settle(ctx); err != nil {
+		return err
+	}
+	return h.Host.RemoveSnapshot(ctx, name)
+}
+
 // Open returns a VM that exists.
 func (h *Host) Open(ctx context.Context, name string) (*VM, error) {
 	if err := h.settle(ctx); err != nil {

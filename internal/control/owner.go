@@ -30,7 +30,9 @@ type instructions struct {
 	DataDir     string          `json:"data_dir"`
 	Accelerator vmm.Accelerator `json:"accel,omitempty"`
 	ColdBoot    bool            `json:"cold_boot,omitempty"`
-	Adopt       bool            `json:"adopt,omitempty"` // the VM runs already
+	// DiscardMemory: a VM that was suspended boots.
+	DiscardMemory bool `json:"discard_memory,omitempty"`
+	Adopt         bool `json:"adopt,omitempty"` // the VM runs already
 }
 
 func ownerLogPath(dir string) string { return filepath.Join(dir, machine.OwnerLog) }
@@ -55,6 +57,7 @@ func Own(ctx context.Context, opts Options, name string) error {
 	defer log.Close()
 	to := newReporter(os.NewFile(reportFD, "report"))
 	opts.DataDir, opts.Accelerator, opts.ColdBoot, opts.Detached = told.DataDir, told.Accelerator, told.ColdBoot, true
+	opts.DiscardMemory = told.DiscardMemory
 	opts.Log, opts.Progress = slog.New(to.handler(slog.NewTextHandler(log, nil))), to.progress
 	err = own(ctx, opts, name, told.Adopt, to)
 	to.end(err)

@@ -31,6 +31,9 @@ type target interface {
 	Kill(ctx context.Context) error
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
+	Suspend(ctx context.Context) error
+	Capture(ctx context.Context, dir string) error
+	Revert(ctx context.Context, snapshot string) error
 	Delete(ctx context.Context) error
 	Wait(ctx context.Context) error
 	ChangeEnv(ctx context.Context, change machine.EnvChange) error
@@ -113,6 +116,9 @@ func (s *server) routes() http.Handler {
 	mux.HandleFunc("POST "+pathKill, finish(s.vm.Kill))
 	mux.HandleFunc("POST "+pathPause, do(s.vm.Pause))
 	mux.HandleFunc("POST "+pathResume, do(s.vm.Resume))
+	mux.HandleFunc("POST "+pathSuspend, do(s.vm.Suspend))
+	mux.HandleFunc("POST "+pathCapture, take(func(ctx context.Context, r captureRequest) error { return s.vm.Capture(ctx, r.Dir) }))
+	mux.HandleFunc("POST "+pathRevert, take(func(ctx context.Context, r revertRequest) error { return s.vm.Revert(ctx, r.Snapshot) }))
 	mux.HandleFunc("POST "+pathDelete, finish(s.vm.Delete))
 	mux.HandleFunc("GET "+pathWait, do(s.vm.Wait))
 	mux.HandleFunc("POST "+pathEnv, take(s.vm.ChangeEnv))

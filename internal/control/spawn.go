@@ -75,7 +75,10 @@ func (h *Host) spawn(ctx context.Context, vm *machine.VM, adopt bool) (_ *spawne
 	if err != nil {
 		return nil, err
 	}
-	told, err := json.Marshal(instructions{Dir: vm.Dir(), DataDir: h.Root(), Accelerator: h.opts.Accelerator, ColdBoot: h.opts.ColdBoot, Adopt: adopt})
+	told, err := json.Marshal(instructions{
+		Dir: vm.Dir(), DataDir: h.Root(), Accelerator: h.opts.Accelerator, ColdBoot: h.opts.ColdBoot,
+		DiscardMemory: h.opts.DiscardMemory, Adopt: adopt,
+	})
 	if err != nil {
 		return nil, err
 	}

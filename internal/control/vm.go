@@ -174,9 +174,57 @@ func (v *VM) Pause(ctx context.Context) error {
 	return settled(ctx, v, func(t target) error { return t.Pause(ctx) })
 }
 
-// Resume lets a paused VM run again.
+// Resume lets a paused VM run again, or a suspended one.
 func (v *VM) Resume(ctx context.Context) error {
-	return settled(ctx, v, func(t target) error { return t.Resume(ctx) })
+	err := settled(ctx, v, func(t target) error { return t.Resume(ctx) })
+	var stopped *machine.NotRunningError
+	if errors.As(err, &stopped) && stopped.Status == machine.StatusSuspended {
+		return v.Start(ctx)
+	}
+	return err
+}
+
+// Suspend saves the VM's memory and ends it.
+func (v *VM) Suspend(ctx context.Context) error {
+	return settled(ctx, v, func(t target) error { return t.Suspend(ctx) })
+}
+
+// Revert puts the VM back to what it was when a snapshot was made.
+func (v *VM) Revert(ctx context.Context, snapshot string) error {
+	return only(ctx, v, func(t target) error { return t.Revert(ctx, snapshot) })
+}
+
+// Options are those of the VM's host.
+func (v *VM) Options() Options { return v.host.opts }
+
+// Copy makes a copy of the VM as it is now, in a draft. The caller owes a Discard.
+func (v *VM) Copy(ctx context.Context) (*store.Draft, error) {
+	d, err := v.host.Draft(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := only(ctx, v, func(t target) error { return t.Capture(ctx, d.Dir) }); err != nil {
+		return nil, errors.Join(err, d.Discard())
+	}
+	return d, nil
+}
+
+// Snapshot makes a snapshot of the VM as it is now. Without a name it gets one.
+func (v *VM) Snapshot(ctx context.Context, name string) (_ machine.Snapshot, err error) {
+	if name != "" {
+		// Rather now than when all is done.
+		if _, err := v.host.Snapshot(ctx, name); err == nil {
+			return machine.Snapshot{}, fmt.Errorf("%w: %q", store.ErrSnapshotExists, name)
+		} else if !errors.Is(err, store.ErrSnapshotNotFound) {
+			return machine.Snapshot{}, err
+		}
+	}
+	d, err := v.Copy(ctx)
+	if err != nil {
+		return machine.Snapshot{}, err
+	}
+	defer func() { err = errors.Join(err, d.Discard()) }()
+	return v.host.KeepSnapshot(ctx, d, name)
 }
 
 // Delete removes the VM.
