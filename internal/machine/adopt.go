@@ -57,9 +57,14 @@ func (v *VM) adopt(ctx context.Context, claim *store.Claim) error {
 		killErr := v.host.driver.KillOrphan(ctx, where)
 		return fmt.Errorf("take over VM, which was ended: %w", errors.Join(err, killErr, v.settle(ctx, claim)))
 	}
-	// It was about to end when it was suspended, but goes on.
+	// It was about to be suspended, but goes on.
 	if err := discardMemory(claim); err != nil {
 		r.log.Warn("could not discard what the VM was saved as", "error", err)
+	}
+	if rec.Run.Held {
+		if err := r.goOn(ctx, claim); err != nil {
+			r.log.Warn("the VM is paused, for it could not go on", "error", err)
+		}
 	}
 	r.log.Info("took over VM whose owner died", "vmm_pid", r.machine.PID())
 	v.begin(r)
@@ -80,6 +85,17 @@ func (v *VM) adopt(ctx context.Context, claim *store.Claim) error {
 		r.log.Warn("could not remove what the last owner had exposed", "error", err)
 	}
 	return nil
+}
+
+// goOn lets a guest go on that the last owner held.
+func (r *run) goOn(ctx context.Context, claim *store.Claim) error {
+	if r.paused.Load() {
+		if err := r.machine.Resume(ctx); err != nil {
+			return err
+		}
+		r.paused.Store(false)
+	}
+	return noteHeld(claim, false)
 }
 
 // awaitLink waits a moment for a guest that runs, so that the first who asks is not told that it

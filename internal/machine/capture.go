@@ -79,24 +79,50 @@ func (v *VM) capture(ctx context.Context, claim *store.Claim, r *run, dir string
 
 // captureRun copies a VM that runs. It goes on afterwards, unless it was paused.
 func (v *VM) captureRun(ctx context.Context, claim *store.Claim, r *run, d *saved.Draft) error {
-	resume := func() error { return nil }
-	if !r.paused.Load() {
-		r.channel.KeepAlive(0, 0) // there will be no sign of life
-		resume = func() error {
-			defer r.channel.KeepAlive(guestlink.PingEvery, guestlink.PingTimeout)
-			return r.machine.Resume(context.WithoutCancel(ctx))
-		}
-	}
-	err := v.save(ctx, claim, r, d, func(ctx context.Context) error {
-		return v.freezeDisk(claim, d.Dir, func(path string) error { return r.machine.OverlayDisk(ctx, path) })
-	})
-	if err := errors.Join(err, resume()); err != nil {
+	letGo, err := r.hold(claim)
+	if err != nil {
 		return err
 	}
-	if !r.paused.Load() {
-		syncClock(ctx, r.channel, r.log) // it stood still
+	err = v.save(ctx, claim, r, d, func(ctx context.Context) error {
+		return v.freezeDisk(claim, d.Dir, func(path string) error { return r.machine.OverlayDisk(ctx, path) })
+	})
+	if err := errors.Join(err, letGo(context.WithoutCancel(ctx))); err != nil {
+		return err
 	}
 	return d.Seal(ctx)
+}
+
+// hold prepares for a guest that stands still while its machine is saved. A new owner would let it go on, and so
+// does letGo, unless it is paused anyway.
+func (r *run) hold(claim *store.Claim) (letGo func(context.Context) error, err error) {
+	if r.paused.Load() {
+		return func(context.Context) error { return nil }, nil
+	}
+	if err := noteHeld(claim, true); err != nil {
+		return nil, err
+	}
+	r.channel.KeepAlive(0, 0) // there will be no sign of life
+	return func(ctx context.Context) error {
+		err := r.machine.Resume(ctx)
+		r.channel.KeepAlive(guestlink.PingEvery, guestlink.PingTimeout)
+		if err := errors.Join(err, noteHeld(claim, false)); err != nil {
+			return err
+		}
+		syncClock(ctx, r.channel, r.log) // it stood still
+		return nil
+	}, nil
+}
+
+// noteHeld notes whether the guest stands still though nobody paused it.
+func noteHeld(claim *store.Claim, held bool) error {
+	return claim.Update(func(rec *store.Record) {
+		if rec.Run == nil {
+			return // it has just ended
+		}
+		run := *rec.Run
+		run.Held = held
+		rec.Run = &run
+	})
 }
 
 // save saves the machine of a run, which is paused then, into a draft that is not sealed yet.

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/smolvm/smolvm/internal/guestlink"
 	"github.com/smolvm/smolvm/internal/saved"
 	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/vmm"
@@ -44,19 +43,15 @@ func (v *VM) suspend(ctx context.Context, claim *store.Claim, r *run) (err error
 	if err := os.Mkdir(d.Dir, 0o700); err != nil {
 		return err
 	}
-	paused := r.paused.Load()
+	letGo, err := r.hold(claim)
+	if err != nil {
+		return errors.Join(err, os.Remove(d.Dir))
+	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.RemoveAll(d.Dir))
-			if !paused && r.machine.Paused() {
-				err = errors.Join(err, r.machine.Resume(context.WithoutCancel(ctx)))
-			}
-			if !paused {
-				r.channel.KeepAlive(guestlink.PingEvery, guestlink.PingTimeout)
-			}
+			err = errors.Join(err, os.RemoveAll(d.Dir), letGo(context.WithoutCancel(ctx)))
 		}
 	}()
-	r.channel.KeepAlive(0, 0)
 	// It stands still from the beginning: it is not to go on here.
 	if err := r.machine.Pause(ctx); err != nil {
 		return err
@@ -74,7 +69,10 @@ func (v *VM) suspend(ctx context.Context, claim *store.Claim, r *run) (err error
 		return err
 	}
 	// From here on it is suspended, whatever happens.
-	return errors.Join(r.forwards.Close(), v.kill(r))
+	if err := errors.Join(r.forwards.Close(), v.kill(r)); err != nil {
+		r.log.Warn("could not end all of a VM that is suspended", "error", err)
+	}
+	return nil
 }
 
 // goOn starts the machine of a VM from where it was suspended or copied.

@@ -65,6 +65,9 @@ type Run struct {
 	OriginReason  string `json:"origin_reason,omitempty"`
 	Network       string `json:"network"` // what Record.Network came to
 	NetworkReason string `json:"network_reason,omitempty"`
+	// Held tells that the owner keeps the guest's processors still, to save the machine, though
+	// nobody paused it. Without that owner it is to go on.
+	Held bool `json:"held,omitempty"`
 	// Interface is the VM's interface on the host, if it has one.
 	Interface *Interface `json:"interface,omitempty"`
 }

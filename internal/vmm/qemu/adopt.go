@@ -70,6 +70,12 @@ func (m *machine) takeOver(ctx context.Context) (err error) {
 	m.mu.Lock()
 	m.paused = !status.Running
 	m.mu.Unlock()
+	if !status.Running {
+		// The owner may have died while it saved the machine.
+		if err := m.monitor.execute(ctx, "migrate_cancel", nil, nil); err != nil {
+			return err
+		}
+	}
 	if m.console, err = logfile.Continue(filepath.Join(m.dir, vmm.ConsoleLog), logfile.Limit); err != nil {
 		return err
 	}
