@@ -48,15 +48,7 @@ func (b batch) command(g *globals) *cobra.Command {
 		start.registerAgain(cmd)
 	}
 	cmd.ValidArgsFunction = g.completeVMs(0, b.concerns)
-	cmd.Args = func(cmd *cobra.Command, names []string) error {
-		switch {
-		case *all && len(names) > 0:
-			return errors.New("give either names or --all")
-		case *all:
-			return nil
-		}
-		return argsOfUse(cmd, names)
-	}
+	cmd.Args = namesOrAll(all)
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
 		ctx := cmd.Context()
 		opts, done := g.options()
@@ -87,6 +79,19 @@ func (b batch) command(g *globals) *cobra.Command {
 		return also(together(results), err)
 	}
 	return cmd
+}
+
+// namesOrAll accepts names, as the verb's Use announces, or none with --all.
+func namesOrAll(all *bool) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, names []string) error {
+		switch {
+		case *all && len(names) > 0:
+			return errors.New("give either names or --all")
+		case *all:
+			return nil
+		}
+		return argsOfUse(cmd, names)
+	}
 }
 
 // distinct returns the names without repetitions, in their order.

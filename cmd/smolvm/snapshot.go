@@ -187,16 +187,27 @@ func newSnapshotRemoveCommand(g *globals) *cobra.Command {
 		Use:               "rm SNAPSHOT...",
 		Short:             "Remove snapshots",
 		Long:              "Remove snapshots. VMs that were made from them, or put back to them, stay.",
-		Example:           "  smolvm snapshot rm before-upgrade",
-		Args:              argsOfUse,
+		Example:           "  smolvm snapshot rm before-upgrade\n  smolvm snapshot rm --all",
 		ValidArgsFunction: g.completeSnapshots(0),
 	}
+	all := cmd.Flags().BoolP("all", "a", false, "remove all snapshots")
+	cmd.Args = namesOrAll(all)
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
+		ctx := cmd.Context()
 		opts, done := g.options()
 		defer done()
+		if *all {
+			snapshots, err := smolvm.Snapshots(ctx, opts...)
+			if err != nil {
+				return err
+			}
+			for _, s := range snapshots {
+				names = append(names, s.Name)
+			}
+		}
 		var errs []error
 		for _, name := range distinct(names) {
-			err := smolvm.RemoveSnapshot(cmd.Context(), name, opts...)
+			err := smolvm.RemoveSnapshot(ctx, name, opts...)
 			if err == nil {
 				_, err = fmt.Fprintln(cmd.OutOrStdout(), name)
 			}
