@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,11 +32,14 @@ func hold(root, name string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.Create(context.Background(), Record{Name: name, Ephemeral: true}); err != nil {
+	c, err := s.Create(context.Background(), Record{Name: name, Ephemeral: true})
+	if err != nil {
 		return err
 	}
 	fmt.Println("held")
-	select {}
+	// The runtime ends a program in which everything waits for something in it.
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return errors.Join(err, c.Release())
 }
 
 func newStore(t *testing.T) *Store {
@@ -128,6 +132,9 @@ func TestReapRemovesWhatADeadOwnerLeft(t *testing.T) {
 
 	owner := exec.Command(os.Args[0])
 	owner.Env = append(os.Environ(), "STORE_TEST_HOLD=doomed", "STORE_TEST_ROOT="+s.Root())
+	if _, err := owner.StdinPipe(); err != nil { // open until the owner is waited for
+		t.Fatal(err)
+	}
 	out, err := owner.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
