@@ -11,10 +11,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
-	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
+
+	"github.com/smolvm/smolvm/internal/filelock"
 )
 
 var (
@@ -27,10 +27,6 @@ var (
 	// ErrInUse is wrapped by errors about a VM that another process owns.
 	ErrInUse = errors.New("VM is in use by another process")
 )
-
-// lockRetry is how often a busy lock is tried again. The transitions that it
-// guards take about a millisecond.
-const lockRetry = 2 * time.Millisecond
 
 // Directories under way in or out of existence have names that no VM can have.
 const (
@@ -260,8 +256,8 @@ func (s *Store) directories(prefix string) ([]string, error) {
 
 // transition runs f while no other process claims, makes or removes a VM.
 func (s *Store) transition(ctx context.Context, f func() error) (err error) {
-	lock := flock.New(filepath.Join(s.vms(), ".lock"), flock.SetPermissions(0o600))
-	switch _, err := lock.TryLockContext(ctx, lockRetry); {
+	lock, err := filelock.Take(ctx, filepath.Join(s.vms(), ".lock"))
+	switch {
 	case errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES):
 		return s.notWritable(err)
 	case err != nil:
