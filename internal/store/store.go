@@ -176,26 +176,28 @@ func (s *Store) Inherit(ctx context.Context, name string, lock *os.File) (*Claim
 	return claim, err
 }
 
-// claim takes the lock of the VM in dir. The caller is within a transition.
+// claim takes the lock of the VM in dir, and then reads what the last owner wrote. The caller is
+// within a transition.
 func (s *Store) claim(dir string) (*Claim, error) {
 	name := filepath.Base(dir)
+	lock, lockErr := tryLock(filepath.Join(dir, lockFile))
 	rec, err := readRecord(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%w: %q", ErrNotFound, name)
-	} else if err != nil {
-		return nil, err
+	var c *Claim
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		err = fmt.Errorf("%w: %q", ErrNotFound, name)
+	case err != nil:
+	case errors.Is(lockErr, unix.EWOULDBLOCK):
+		err = fmt.Errorf("%w: %q belongs to process %d", ErrInUse, name, rec.OwnerPID)
+	case lockErr != nil:
+		err = fmt.Errorf("lock VM %q: %w", name, lockErr)
+	default:
+		c, err = s.newClaim(dir, lock, rec)
 	}
-	lock, err := tryLock(filepath.Join(dir, lockFile))
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, fmt.Errorf("%w: %q belongs to process %d", ErrInUse, name, rec.OwnerPID)
-	} else if err != nil {
-		return nil, fmt.Errorf("lock VM %q: %w", name, err)
+	if err != nil && lock != nil {
+		err = errors.Join(err, lock.Close())
 	}
-	c, err := s.newClaim(dir, lock, rec)
-	if err != nil {
-		return nil, errors.Join(err, lock.Close())
-	}
-	return c, nil
+	return c, err
 }
 
 // newClaim notes who the owner is now.
