@@ -35,6 +35,7 @@ type interests struct {
 	uplinks map[int]string // the names of those that it needs forwarding on, by index
 	egress  bool           // may any of its guests reach the world?
 	wanted  func(forward.Mapping) bool
+	corpses map[netip.Addr]bool // other owners' guests that are gone
 }
 
 // ofRules judges a message about nftables.
@@ -112,10 +113,17 @@ func (in *interests) ofLink(m message) event {
 	if known, ok := in.uplinks[index]; ok && (known != name || m.kind == unix.RTM_DELLINK) {
 		return lookEvent
 	}
-	if _, ours := slotOf(name); ours && m.kind == unix.RTM_DELLINK {
-		return corpseEvent
+	n, ours := slotOf(name)
+	if !ours || m.kind != unix.RTM_DELLINK {
+		return 0
 	}
-	return 0
+	if _, guest, ok := n.addresses(in.pool); ok {
+		if in.corpses == nil {
+			in.corpses = make(map[netip.Addr]bool)
+		}
+		in.corpses[guest] = true
+	}
+	return corpseEvent
 }
 
 func (in *interests) ofRoute(m message) event {

@@ -6,15 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
-	"github.com/gofrs/flock"
+	"github.com/smolvm/smolvm/internal/filelock"
 )
 
-const (
-	lockFile  = "lock"
-	lockRetry = 2 * time.Millisecond
-)
+const lockFile = "lock"
 
 // locked runs change while no other process changes what VMs have in common.
 // When no VM is left, neither is the runtime directory.
@@ -49,12 +45,12 @@ func (h *Host) locked(ctx context.Context, change func(s *state) error) (err err
 
 // lockDir makes the directory and takes its lock. The process that had the lock
 // may have removed the file; then what was locked is nobody's.
-func lockDir(ctx context.Context, dir string) (*flock.Flock, error) {
+func lockDir(ctx context.Context, dir string) (*filelock.Lock, error) {
 	for {
-		lock := flock.New(filepath.Join(dir, lockFile))
-		err := os.MkdirAll(dir, 0o700)
+		err := makeDir(dir)
+		var lock *filelock.Lock
 		if err == nil {
-			_, err = lock.TryLockContext(ctx, lockRetry)
+			lock, err = filelock.Take(ctx, filepath.Join(dir, lockFile))
 		}
 		if errors.Is(err, os.ErrNotExist) && ctx.Err() == nil {
 			continue // the directory, or the one above, went this moment
@@ -62,15 +58,28 @@ func lockDir(ctx context.Context, dir string) (*flock.Flock, error) {
 		if err != nil {
 			return nil, err
 		}
-		locked, err := lock.Stat()
-		if err != nil {
-			return nil, errors.Join(err, lock.Close())
-		}
-		if named, err := os.Stat(lock.Path()); err == nil && os.SameFile(locked, named) {
+		current, err := lock.Current()
+		if current && err == nil {
 			return lock, nil
 		}
-		if err := lock.Close(); err != nil {
+		if err := errors.Join(err, lock.Close()); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// makeDir makes the directory. The error is os.ErrNotExist if others remove it, or the one above,
+// this moment.
+func makeDir(dir string) error {
+	err := os.MkdirAll(dir, 0o700)
+	var at *os.PathError
+	if !errors.Is(err, os.ErrExist) || !errors.As(err, &at) {
+		return err
+	}
+	// What was there is gone by now, or there again, or it is no directory.
+	info, statErr := os.Lstat(at.Path)
+	if errors.Is(statErr, os.ErrNotExist) || statErr == nil && info.IsDir() {
+		return &os.PathError{Op: at.Op, Path: at.Path, Err: os.ErrNotExist}
+	}
+	return err
 }

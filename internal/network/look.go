@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/vishvananda/netlink"
 )
@@ -16,10 +15,11 @@ import (
 func (r *reconciler) look(ctx context.Context, h *Host) error {
 	err := h.locked(ctx, func(s *state) error {
 		r.mu.Lock()
-		r.pending = 0
+		r.pending, r.interests.corpses = 0, nil
 		kept := r.kept
 		r.mu.Unlock()
-		mended, err := h.mend(s, kept, r.lose)
+		h.log.Debug("looking at the network")
+		mended, err := h.mend(s, kept, func(i *Interface) { r.lose(i) })
 		if len(mended) > 0 {
 			h.log.Warn("others changed what VMs need of the network, mended it", "what", mended)
 			r.mu.Lock()
@@ -67,25 +67,6 @@ func (h *Host) mend(s *state, kept []*Interface, lose func(*Interface)) (mended 
 	}
 	each((*Interface).arrange)
 	return mended, errors.Join(errs...)
-}
-
-// lose is told at each look that an interface is gone without having been closed, and
-// gives it up after a while: when a VM ends, its monitor's TAP goes a moment before the
-// owner gets to closing it.
-func (r *reconciler) lose(i *Interface) {
-	r.mu.Lock()
-	since, known := r.missing[i]
-	if !known {
-		since = time.Now()
-		r.missing[i] = since
-	}
-	r.mu.Unlock()
-	if time.Since(since) < goneAfter {
-		return
-	}
-	r.forget(i)
-	i.host.log.Error("a VM's network interface is gone; the VM has no network until it starts anew",
-		"vm", i.vm, "interface", i.Name)
 }
 
 // remember takes down what to compare and listen for until the next look.

@@ -187,7 +187,8 @@ func (r *reconciler) notice(e event) {
 	}
 }
 
-// reconcile looks and mends until ctx ends.
+// reconcile looks and mends until ctx ends. A guest of somebody else's that is gone wakes nobody
+// and waits for the next tick, by when its owner has mostly seen to it.
 func (r *reconciler) reconcile(ctx context.Context, h *Host) {
 	ticks := time.NewTicker(settingsInterval)
 	defer ticks.Stop()
@@ -199,15 +200,10 @@ func (r *reconciler) reconcile(ctx context.Context, h *Host) {
 			return
 		case <-r.wake:
 		case <-ticks.C:
-			// A guest of somebody else's that is gone waits for the tick: each process
-			// would look otherwise, for every one.
-			if !r.has(corpseEvent) && r.settled() {
-				continue
-			}
 		}
 		began := time.Now()
 		var rest time.Duration
-		switch err := r.look(ctx, h); {
+		switch err := r.attend(ctx, h); {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
@@ -230,6 +226,21 @@ func (r *reconciler) reconcile(ctx context.Context, h *Host) {
 		case <-time.After(rest):
 		}
 	}
+}
+
+// attend does what is to be done, which is as little as can be under the lock: many owners have
+// the same events, and many VMs may end at once.
+func (r *reconciler) attend(ctx context.Context, h *Host) error {
+	switch {
+	case r.has(lookEvent) || !r.settled():
+		if r.bereft() {
+			return nil
+		}
+		return r.look(ctx, h)
+	case r.has(corpseEvent):
+		return r.bury(ctx, h)
+	}
+	return nil
 }
 
 func (r *reconciler) has(e event) bool {

@@ -152,6 +152,28 @@ func TestDeletedInterfaceIsTold(t *testing.T) {
 	}
 }
 
+// TestLostGuestsForwardsAreForgotten has a guest go without being closed, and another one come
+// that gets its address: it has not the forwards of the first, nor does it get them when
+// all are put back that are wanted.
+func TestLostGuestsForwardsAreForgotten(t *testing.T) {
+	h := testHost(t)
+	i := attach(t, h, Attachment{VM: "a"})
+	m := forward.Mapping{Protocol: forward.TCP, HostPort: 8000, Guest: netip.AddrPortFrom(i.GuestAddr, 80)}
+	expose(t, h, m)
+	must(t, i.file.Close())
+	wait(t, "they are forgotten", func() bool { return !h.wanted.has(m) })
+	other := attach(t, h, Attachment{VM: "b"})
+	if other.GuestAddr != i.GuestAddr {
+		t.Fatalf("the other guest got %s, not %s", other.GuestAddr, i.GuestAddr)
+	}
+	nft(t, "flush ruleset")
+	wait(t, "the guards are back", func() bool { _, guarded := forwardsAndGuards(t); return guarded })
+	settle(t, h)
+	if forwards, _ := forwardsAndGuards(t); forwards {
+		t.Error("the other guest got a forward")
+	}
+}
+
 // TestGuardsAreNeverLater flushes the rules again and again while forwards are put in,
 // and looks all the time: where there is a forward, there are all guards.
 func TestGuardsAreNeverLater(t *testing.T) {

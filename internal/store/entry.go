@@ -56,13 +56,16 @@ func (s *Store) List(ctx context.Context) ([]Entry, error) {
 	return entries, err
 }
 
-// entry looks at the VM in dir. The caller is within a transition.
+// entry looks at the VM in dir. The caller is within a transition, so that a VM that nobody owns
+// stays as it is; an owner may end this moment, having written that its VM has ended. Thus the
+// record is read after the lock was tried.
 func (s *Store) entry(dir string) Entry {
+	owned := isHeld(dir, lockFile)
 	rec, err := readRecord(dir)
 	if err != nil {
 		return Entry{Record: Record{Name: filepath.Base(dir)}, Dir: dir, Err: err}
 	}
-	e := Entry{Record: rec, Dir: dir, Owned: isHeld(dir, lockFile)}
+	e := Entry{Record: rec, Dir: dir, Owned: owned}
 	e.Alive = !e.Owned && rec.Run != nil && isHeld(dir, runLockFile)
 	return e
 }

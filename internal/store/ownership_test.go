@@ -215,3 +215,45 @@ func TestReapAgain(t *testing.T) {
 		t.Errorf("with nothing to clean: %v", err)
 	}
 }
+
+// TestOrderlyEndIsNoCrash has owners come and go while others look: none of them looks as if it
+// had died, and the next one finds what the last one wrote.
+func TestOrderlyEndIsNoCrash(t *testing.T) {
+	s := newStore(t)
+	c := create(t, s, Record{Name: "web"})
+	ended := make(chan error, 1)
+	go func() {
+		for range 100 {
+			err := errors.Join(
+				c.Update(func(r *Record) { r.Run = &Run{} }),
+				c.Update(func(r *Record) { r.Run = nil; r.MemoryMiB++ }),
+				c.Release(),
+			)
+			if err == nil {
+				c, err = s.Claim(t.Context(), "web")
+			}
+			if err != nil {
+				ended <- err
+				return
+			}
+		}
+		ended <- c.Release()
+	}()
+	for {
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Fatal(err)
+			}
+			if entry, err := s.Get(t.Context(), "web"); err != nil || entry.MemoryMiB != 100 {
+				t.Errorf("there were %d of 100 owners, %v", entry.MemoryMiB, err)
+			}
+			return
+		default:
+		}
+		reaped, err := s.Reap(t.Context(), cleanNothing)
+		if err != nil || len(reaped.Crashed) > 0 {
+			t.Fatalf("reaped %+v, %v", reaped, err)
+		}
+	}
+}

@@ -11,10 +11,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
-	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
+
+	"github.com/smolvm/smolvm/internal/filelock"
 )
 
 var (
@@ -27,10 +27,6 @@ var (
 	// ErrInUse is wrapped by errors about a VM that another process owns.
 	ErrInUse = errors.New("VM is in use by another process")
 )
-
-// lockRetry is how often a busy lock is tried again. The transitions that it
-// guards take about a millisecond.
-const lockRetry = 2 * time.Millisecond
 
 // Directories under way in or out of existence have names that no VM can have.
 const (
@@ -183,26 +179,28 @@ func (s *Store) Inherit(ctx context.Context, name string, lock *os.File) (*Claim
 	return claim, err
 }
 
-// claim takes the lock of the VM in dir. The caller is within a transition.
+// claim takes the lock of the VM in dir, and then reads what the last owner wrote. The caller is
+// within a transition.
 func (s *Store) claim(dir string) (*Claim, error) {
 	name := filepath.Base(dir)
+	lock, lockErr := tryLock(filepath.Join(dir, lockFile))
 	rec, err := readRecord(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%w: %q", ErrNotFound, name)
-	} else if err != nil {
-		return nil, err
+	var c *Claim
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		err = fmt.Errorf("%w: %q", ErrNotFound, name)
+	case err != nil:
+	case errors.Is(lockErr, unix.EWOULDBLOCK):
+		err = fmt.Errorf("%w: %q belongs to process %d", ErrInUse, name, rec.OwnerPID)
+	case lockErr != nil:
+		err = fmt.Errorf("lock VM %q: %w", name, lockErr)
+	default:
+		c, err = s.newClaim(dir, lock, rec)
 	}
-	lock, err := tryLock(filepath.Join(dir, lockFile))
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, fmt.Errorf("%w: %q belongs to process %d", ErrInUse, name, rec.OwnerPID)
-	} else if err != nil {
-		return nil, fmt.Errorf("lock VM %q: %w", name, err)
+	if err != nil && lock != nil {
+		err = errors.Join(err, lock.Close())
 	}
-	c, err := s.newClaim(dir, lock, rec)
-	if err != nil {
-		return nil, errors.Join(err, lock.Close())
-	}
-	return c, nil
+	return c, err
 }
 
 // newClaim notes who the owner is now.
@@ -287,8 +285,8 @@ func (s *Store) directories(prefix string) ([]string, error) {
 
 // transition runs f while no other process claims, makes or removes a VM.
 func (s *Store) transition(ctx context.Context, f func() error) (err error) {
-	lock := flock.New(filepath.Join(s.vms(), ".lock"), flock.SetPermissions(0o600))
-	switch _, err := lock.TryLockContext(ctx, lockRetry); {
+	lock, err := filelock.Take(ctx, filepath.Join(s.vms(), ".lock"))
+	switch {
 	case errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES):
 		return s.notWritable(err)
 	case err != nil:

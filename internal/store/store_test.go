@@ -5,10 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -32,13 +32,14 @@ func hold(root, name string) error {
 	if err != nil {
 		return err
 	}
-	claim, err := s.Create(context.Background(), Record{Name: name, Ephemeral: true})
+	c, err := s.Create(context.Background(), Record{Name: name, Ephemeral: true})
 	if err != nil {
 		return err
 	}
-	defer runtime.KeepAlive(claim) // a claim that nobody has ends when the garbage is collected
 	fmt.Println("held")
-	select {}
+	// The runtime ends a program in which everything waits for something in it.
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return errors.Join(err, c.Release())
 }
 
 func newStore(t *testing.T) *Store {
@@ -131,6 +132,9 @@ func TestReapRemovesWhatADeadOwnerLeft(t *testing.T) {
 
 	owner := exec.Command(os.Args[0])
 	owner.Env = append(os.Environ(), "STORE_TEST_HOLD=doomed", "STORE_TEST_ROOT="+s.Root())
+	if _, err := owner.StdinPipe(); err != nil { // open until the owner is waited for
+		t.Fatal(err)
+	}
 	out, err := owner.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
