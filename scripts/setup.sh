@@ -8,7 +8,7 @@ packages=(
   mmdebstrap e2fsprogs xz-utils # the default image
   slirp4netns                 # egress for VMs of unprivileged users
   gcc libc6-dev               # the race detector of the tests
-  qemu-utils                  # a second opinion on disks in the tests
+  qemu-utils                  # flattens the disks of VMs that were copied often
   nftables iproute2 util-linux cpio # attackers and inspectors in the tests
   openssh-client rsync        # clients of the guests' SSH servers in the tests
   curl jq                     # what the documentation shows

@@ -4,13 +4,16 @@
 package layer
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
@@ -141,6 +144,31 @@ func (s *Store) list() ([]string, error) {
 		}
 	}
 	return paths, nil
+}
+
+// Depth counts the layers that a disk is on.
+func (s *Store) Depth(disk string) (int, error) {
+	for depth, path := 0, disk; ; depth++ {
+		next, err := qcow2.Backing(path)
+		if err != nil {
+			return 0, err
+		}
+		if filepath.Dir(next) != s.dir {
+			return depth, nil
+		}
+		path = next
+	}
+}
+
+// Flatten makes a disk that nobody uses an overlay on the image alone: what its layers have, it
+// has then itself. If it fails, or is broken off, the disk is as good as before.
+func Flatten(ctx context.Context, disk, image string) error {
+	cmd := exec.CommandContext(ctx, "qemu-img", "rebase", "-f", qcow2.Qcow2, "-F", qcow2.Raw, "-b", image, disk)
+	cmd.WaitDelay = time.Second
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("flatten disk: %w: %s", err, bytes.TrimSpace(out))
+	}
+	return nil
 }
 
 // Freeze makes the disk a layer at path, which NewPath returned: another name of the same file,

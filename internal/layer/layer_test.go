@@ -1,8 +1,11 @@
 package layer
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -76,6 +79,58 @@ func TestClean(t *testing.T) {
 		t.Fatal(err)
 	}
 	clean(false, filepath.Base(lower))
+}
+
+// A disk on many layers becomes one on none, with what they all have.
+func TestFlatten(t *testing.T) {
+	dir := t.TempDir()
+	s := NewStore(filepath.Join(dir, "layers"))
+	release, err := s.Hold(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	image, disk := filepath.Join(dir, "image"), filepath.Join(dir, "disk.qcow2")
+	if err := os.WriteFile(image, bytes.Repeat([]byte("i"), diskSize), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	overlay(t, disk, image, qcow2.Raw)
+	const cluster = 64 << 10
+	for i := range 3 {
+		write := fmt.Sprintf("write -P %#x %d %d", 'a'+i, i*cluster, cluster)
+		if out, err := exec.Command("qemu-io", "-f", "qcow2", "-c", write, disk).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		freeze(t, s, disk)
+	}
+	if depth, err := s.Depth(disk); err != nil || depth != 3 {
+		t.Errorf("it is on %d layers, %v", depth, err)
+	}
+	if err := Flatten(t.Context(), disk, image); err != nil {
+		t.Fatal(err)
+	}
+	if depth, err := s.Depth(disk); err != nil || depth != 0 {
+		t.Errorf("then it is on %d layers, %v", depth, err)
+	}
+	if backing, err := qcow2.Backing(disk); err != nil || backing != image {
+		t.Errorf("and on %q, %v", backing, err)
+	}
+	raw := filepath.Join(dir, "raw")
+	if out, err := exec.Command("qemu-img", "convert", "-O", "raw", disk, raw).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	got, err := os.ReadFile(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at, want := range map[int]byte{0: 'a', cluster: 'b', 2 * cluster: 'c', 3 * cluster: 'i', diskSize - 1: 'i'} {
+		if got[at] != want {
+			t.Errorf("at %d it has %q, not %q", at, got[at], want)
+		}
+	}
+	if err := Flatten(t.Context(), filepath.Join(dir, "none"), image); err == nil {
+		t.Error("one that there is not is flattened")
+	}
 }
 
 // While it is not known what a disk needs, all stays.

@@ -5,16 +5,49 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/guestlink"
+	"github.com/smolvm/smolvm/internal/image"
 	"github.com/smolvm/smolvm/internal/layer"
 	"github.com/smolvm/smolvm/internal/qcow2"
 	"github.com/smolvm/smolvm/internal/saved"
 	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
+
+const (
+	// flatLayers is how many layers a disk may be on when its VM starts: finding out which of them
+	// has something takes time.
+	flatLayers = 16
+	// maxLayers is how many it may be on at all. The monitor has a file open for each.
+	maxLayers = 500
+)
+
+var errDeep = errors.New("the VM was copied so often that its disk is on too many layers")
+
+// flatten makes a disk that is on many layers one that is on the image alone.
+func (h *Host) flatten(ctx context.Context, disk string, img *image.Image) error {
+	depth, err := h.layers.Depth(disk)
+	if err != nil || depth <= flatLayers {
+		return err
+	}
+	if h.opts.Progress != nil {
+		h.opts.Progress(image.Progress{Stage: "flatten the VM's disk"})
+	}
+	err = layer.Flatten(ctx, disk, img.RootFS)
+	if errors.Is(err, exec.ErrNotFound) {
+		h.opts.Log.Warn("a disk stays on many layers, which is slower: qemu-img is missing (Debian: qemu-utils)", "layers", depth)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	h.cleanLayers()
+	return nil
+}
 
 // Capture makes a copy of the VM as it is now, in the directory of a draft: its disk and, if it
 // runs, or was suspended, its memory. A VM that runs stands still for a moment and goes on.
@@ -53,6 +86,13 @@ func (v *VM) capture(ctx context.Context, claim *store.Claim, r *run, dir string
 	}
 	defer release()
 	rec := claim.Record()
+	depth, err := v.host.layers.Depth(filepath.Join(claim.Dir(), rec.DiskFile()))
+	switch {
+	case err != nil:
+		return err
+	case depth >= maxLayers:
+		return fmt.Errorf("%w: stop the VM and start it again, which flattens it", errDeep)
+	}
 	running := r != nil && r.alive()
 	switch {
 	case running:

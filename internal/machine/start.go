@@ -98,6 +98,9 @@ func (v *VM) boot(ctx context.Context, claim *store.Claim) (_ *run, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := h.flatten(ctx, filepath.Join(claim.Dir(), rec.DiskFile()), img); err != nil {
+		return nil, err
+	}
 	initrd, err := h.initrd(ctx, img)
 	if err != nil {
 		return nil, err

@@ -9,8 +9,12 @@ import (
 	"unicode/utf8"
 )
 
-// diskNode is what QEMU calls the disk that a machine starts with.
-const diskNode = "disk"
+const (
+	// diskNode is what QEMU calls the disk that a machine starts with.
+	diskNode = "disk"
+	// diskDevice is what it calls the device that the guest has it as.
+	diskDevice = "disk"
+)
 
 // blockNode describes a qcow2 file to QEMU.
 type blockNode struct {
@@ -59,7 +63,7 @@ func diskArguments(path string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("describe disk: %w", err)
 	}
-	return []string{"-blockdev", string(options), "-device", "virtio-blk-device,drive=" + diskNode}, nil
+	return []string{"-blockdev", string(options), "-device", "virtio-blk-device,id=" + diskDevice + ",drive=" + diskNode}, nil
 }
 
 // OverlayDisk implements vmm.Machine.
@@ -87,19 +91,8 @@ func (m *machine) OverlayDisk(ctx context.Context, path string) error {
 }
 
 // activeDisk returns what QEMU calls the file that the guest writes to.
-func (m *machine) activeDisk(ctx context.Context) (string, error) {
-	var devices []struct {
-		Inserted struct {
-			NodeName string `json:"node-name"`
-		} `json:"inserted"`
-	}
-	if err := m.monitor.execute(ctx, "query-block", nil, &devices); err != nil {
-		return "", err
-	}
-	for _, d := range devices {
-		if name := d.Inserted.NodeName; strings.HasPrefix(name, diskNode) {
-			return name, nil
-		}
-	}
-	return "", fmt.Errorf("QEMU tells of no disk")
+func (m *machine) activeDisk(ctx context.Context) (name string, err error) {
+	property := map[string]string{"path": "/machine/peripheral/" + diskDevice, "property": "drive"}
+	err = m.monitor.execute(ctx, "qom-get", property, &name)
+	return name, err
 }

@@ -65,8 +65,9 @@ func (m *machine) save(ctx context.Context, memory, state *os.File, stopped func
 		return err
 	}
 	defer out.Close() //nolint:errcheck // only read from
-	// Fewer switches between QEMU and this program. A smaller pipe does, too.
-	_, _ = unix.FcntlInt(out.Fd(), unix.F_SETPIPE_SZ, runSize)
+	if err := enlarge(out); err != nil {
+		return err
+	}
 	states := m.migrations()
 	err = m.standStill(ctx)
 	if err == nil {
@@ -94,6 +95,16 @@ func (m *machine) save(ctx context.Context, memory, state *os.File, stopped func
 		return errors.Join(err, <-split)
 	}
 	return <-split
+}
+
+// enlarge makes a pipe hold more, for fewer switches between QEMU and this program. A smaller pipe
+// does, too.
+func enlarge(pipe *os.File) error {
+	conn, err := pipe.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return conn.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, runSize) })
 }
 
 // standStill pauses an emulated guest. QEMU notices what such a guest writes only until it has
