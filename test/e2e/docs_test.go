@@ -175,7 +175,7 @@ func lookUp(page, target string) error {
 // TestDocumentedFields looks whether the page for programmers has every field of the JSON.
 func TestDocumentedFields(t *testing.T) {
 	page := string(read(t, repository+"/docs/scripting.md"))
-	for _, output := range []any{smolvm.Info{}, smolvm.ImageInfo{}, smolvm.Check{}, smolvm.Pruned{}, smolvm.SSHAccess{}} {
+	for _, output := range []any{smolvm.Info{}, smolvm.ImageInfo{}, smolvm.Check{}, smolvm.Pruned{}, smolvm.SSHAccess{}, smolvm.Snapshot{}} {
 		fields := jsonFields(reflect.TypeOf(output), "")
 		if len(fields) == 0 {
 			t.Errorf("%T has no fields", output)
