@@ -31,6 +31,7 @@ type settings struct {
 const (
 	partVM        = "vm"
 	partStart     = "start"
+	partCopies    = "copies"
 	partCommand   = "command"
 	partForward   = "forward"
 	partForwardVM = "forward-vm"
@@ -40,7 +41,7 @@ func main() {
 	linktest.Main()
 	playRole()
 	out := flag.String("out", "bench/RESULTS.md", "file to write")
-	only := flag.String("only", "", "measure these parts only, separated by commas: vm, start, command, forward, forward-vm")
+	only := flag.String("only", "", "measure these parts only, separated by commas: vm, start, copies, command, forward, forward-vm")
 	var set settings
 	flag.IntVar(&set.rounds, "rounds", 6, "rounds of every comparison of forwarding")
 	seconds := flag.Float64("seconds", 1, "length of one measurement of throughput")
@@ -74,6 +75,7 @@ func run(out, only string, set settings) error {
 	}{
 		{partVM, measureVMs},
 		{partStart, measureStarts},
+		{partCopies, measureCopies},
 		{partCommand, measureCommand},
 		{partForward, measureForwarding},
 		{partForwardVM, measureForwardingToVM},

@@ -129,7 +129,7 @@ func (v *VM) captureRun(ctx context.Context, claim *store.Claim, r *run, d *save
 	if err := errors.Join(err, letGo(context.WithoutCancel(ctx))); err != nil {
 		return err
 	}
-	return d.Seal(ctx)
+	return d.Seal()
 }
 
 // hold prepares for a guest that stands still while its machine is saved. A new owner would let it go on, and so

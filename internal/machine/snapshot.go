@@ -72,17 +72,19 @@ func (h *Host) Draft(ctx context.Context) (*store.Draft, error) { return h.store
 // KeepSnapshot makes a draft that Capture has filled a snapshot. Without a name it gets one made
 // of the VM's and of the time.
 func (h *Host) KeepSnapshot(ctx context.Context, d *store.Draft, name string) (Snapshot, error) {
-	if name == "" {
-		snap, err := d.Snapshot()
-		if err != nil {
-			return Snapshot{}, err
-		}
-		name = store.SnapshotName(snap.VM, snap.Created)
-	}
-	if err := saved.Sync(d.Dir); err != nil {
+	snap, err := d.Snapshot()
+	if err != nil {
 		return Snapshot{}, err
 	}
-	snap, err := d.Keep(ctx, name)
+	if snap.Running {
+		if err := makeLast(ctx, d.Dir); err != nil {
+			return Snapshot{}, err
+		}
+	}
+	if name == "" {
+		name = store.SnapshotName(snap.VM, snap.Created)
+	}
+	snap, err = d.Keep(ctx, name)
 	return snapshotOf(snap), err
 }
 

@@ -59,10 +59,10 @@ func (v *VM) suspend(ctx context.Context, claim *store.Claim, r *run) (err error
 	if err := v.save(ctx, claim, r, d, nil); err != nil {
 		return err
 	}
-	if err := d.Seal(ctx); err != nil {
+	if err := d.Seal(); err != nil {
 		return err
 	}
-	if err := saved.Sync(d.Dir); err != nil {
+	if err := makeLast(ctx, d.Dir); err != nil {
 		return err
 	}
 	if err := claim.Update(func(rec *store.Record) { rec.Saved = name }); err != nil {
@@ -73,6 +73,14 @@ func (v *VM) suspend(ctx context.Context, claim *store.Claim, r *run) (err error
 		r.log.Warn("could not end all of a VM that is suspended", "error", err)
 	}
 	return nil
+}
+
+// makeLast has a saved machine be of use after the host was down, too.
+func makeLast(ctx context.Context, dir string) error {
+	if err := saved.Fingerprint(ctx, dir); err != nil {
+		return err
+	}
+	return saved.Sync(dir)
 }
 
 // goOn starts the machine of a VM from where it was suspended or copied.

@@ -37,12 +37,12 @@ type manifest struct {
 type file struct {
 	Size     int64     `json:"size"`
 	Modified time.Time `json:"modified"`
-	SHA256   string    `json:"sha256"`
+	SHA256   string    `json:"sha256,omitempty"` // empty: see Fingerprint
 }
 
-// Seal notes what the files of a draft are, and removes all others from its directory. With that
-// it is a saved machine.
-func (d *Draft) Seal(ctx context.Context) error {
+// Seal notes the sizes and times of a draft's files, and removes all others from its directory. With
+// that it is a saved machine, until the host goes down: see Fingerprint.
+func (d *Draft) Seal() error {
 	root, err := os.OpenRoot(d.Dir)
 	if err != nil {
 		return err
@@ -61,10 +61,11 @@ func (d *Draft) Seal(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		m.Files[name], err = describe(ctx, f)
+		info, err := f.Stat()
 		if err := errors.Join(err, f.Close()); err != nil {
 			return err
 		}
+		m.Files[name] = file{Size: info.Size(), Modified: info.ModTime()}
 	}
 	entries, err := os.ReadDir(d.Dir)
 	if err != nil {
@@ -76,6 +77,32 @@ func (d *Draft) Seal(ctx context.Context) error {
 				return err
 			}
 		}
+	}
+	return m.write(root)
+}
+
+// Fingerprint notes what the files of the saved machine in dir hold. Without that it is of no use
+// after the host was down: nobody could tell whether all of it was written out.
+func Fingerprint(ctx context.Context, dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close() //nolint:errcheck // what is written through it is closed
+	m, err := readManifest(root)
+	if err != nil {
+		return err
+	}
+	for name, known := range m.Files {
+		f, err := root.Open(name)
+		if err != nil {
+			return err
+		}
+		known.SHA256, err = fingerprint(ctx, f)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+		m.Files[name] = known
 	}
 	return m.write(root)
 }
@@ -167,22 +194,18 @@ func (want file) compare(ctx context.Context, f *os.File, thorough bool) error {
 	if !thorough {
 		return nil
 	}
-	got, err := describe(ctx, f)
-	if err == nil && got.SHA256 != want.SHA256 {
+	got, err := fingerprint(ctx, f)
+	if err == nil && got != want.SHA256 {
 		err = fmt.Errorf("%w: %s", ErrDamaged, filepath.Base(f.Name()))
 	}
 	return err
 }
 
-// describe reads a file.
-func describe(ctx context.Context, f *os.File) (file, error) {
-	info, err := f.Stat()
-	if err != nil {
-		return file{}, err
-	}
+// fingerprint reads a file.
+func fingerprint(ctx context.Context, f *os.File) (string, error) {
 	sum := sha256.New()
 	if err := sparse.Hash(ctx, sum, f); err != nil {
-		return file{}, err
+		return "", err
 	}
-	return file{Size: info.Size(), Modified: info.ModTime(), SHA256: hex.EncodeToString(sum.Sum(nil))}, nil
+	return hex.EncodeToString(sum.Sum(nil)), nil
 }

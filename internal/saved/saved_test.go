@@ -24,7 +24,7 @@ func save(t *testing.T, word string) (dir string) {
 	err = errors.Join(err,
 		os.WriteFile(d.State, []byte("state"), 0o600), os.WriteFile(d.Disk, []byte("disk"), 0o600),
 		os.WriteFile(d.Console, []byte("log"), 0o600),
-		os.WriteFile(filepath.Join(d.Dir, "qemu.log"), []byte("gone"), 0o600), d.Seal(t.Context()), Sync(d.Dir))
+		os.WriteFile(filepath.Join(d.Dir, "qemu.log"), []byte("gone"), 0o600), d.Seal(), Fingerprint(t.Context(), d.Dir), Sync(d.Dir))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func TestSeal(t *testing.T) {
 	if err != nil || len(entries) != 5 {
 		t.Errorf("there are %v, %v, not four files and the manifest", entries, err)
 	}
-	if err := NewDraft(t.TempDir()).Seal(t.Context()); !errors.Is(err, os.ErrNotExist) {
+	if err := NewDraft(t.TempDir()).Seal(); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("nothing is sealed: %v", err)
 	}
 	if _, err := Open(t.Context(), filepath.Join(dir, "no")); !errors.Is(err, os.ErrNotExist) {
@@ -145,6 +145,27 @@ func TestAfterReboot(t *testing.T) {
 		}
 	}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// One of which it is not known what it holds is as good as any, until the host has booted again.
+func TestNoFingerprint(t *testing.T) {
+	dir := save(t, "one")
+	err := changeManifest(dir, func(m *manifest) {
+		for name, f := range m.Files {
+			f.SHA256 = ""
+			m.Files[name] = f
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(t, dir, "one", true)
+	if err := changeManifest(dir, func(m *manifest) { m.Checked = "before" }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), dir); !errors.Is(err, ErrDamaged) {
+		t.Error(err)
 	}
 }
 

@@ -128,7 +128,10 @@ func (s *Store) make(ctx context.Context, key string, make func(*saved.Draft) er
 	if err := make(d); err != nil {
 		return nil, err
 	}
-	if err := d.Seal(ctx); err != nil {
+	if err := d.Seal(); err != nil {
+		return nil, err
+	}
+	if err := saved.Fingerprint(ctx, d.Dir); err != nil {
 		return nil, err
 	}
 	if err := s.Remove(key); err != nil { // one that is damaged
