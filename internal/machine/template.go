@@ -150,8 +150,15 @@ func (h *Host) rest(ctx context.Context, m vmm.Machine) error {
 // rehearse runs a command and watches the listeners, so that a guest finds in memory what it
 // needs for that.
 func rehearse(ctx context.Context, link *guestlink.Link) error {
-	if _, err := link.Listeners(ctx); err != nil {
+	reports, err := link.Listeners(ctx)
+	if err != nil {
 		return err
+	}
+	// The kernel loads modules for the first one: saved before, each clone would go on with that.
+	select {
+	case <-reports:
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	p, err := link.Start(ctx, guestapi.Exec{Argv: []string{"sh", "-c", "exec true"}}, nil, io.Discard, io.Discard)
 	if err == nil {
