@@ -276,15 +276,15 @@ func (s *Server) globalRequest(ctx context.Context, conn ssh.Conn, req *ssh.Requ
 }
 
 func (s *Server) clock(payload []byte) (reply []byte, err error) {
-	var c guestapi.Clock
-	if err := json.Unmarshal(payload, &c); err != nil {
+	c, err := guestapi.DecodeClock(payload)
+	if err != nil {
 		return nil, fmt.Errorf("read clock: %w", err)
 	}
 	now, err := s.system.StepClock(c.Step)
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(guestapi.Clock{Time: now})
+	return guestapi.Clock{Time: now}.Encode(), nil
 }
 
 func (s *Server) configure(ctx context.Context, payload []byte, apply func(context.Context, guestapi.Identity) error) error {

@@ -84,6 +84,7 @@ func (s *system) Rehearse(ctx context.Context, id guestapi.Identity) error {
 }
 
 func (s *system) Rest() {
+	awaitClockSource(clockSourceFile, clockSourceLimit)
 	unix.Sync()
 	debug.FreeOSMemory()
 }

@@ -25,7 +25,7 @@ const (
 	// a Clock, and so is that of its reply.
 	RequestClock = "clock@smolvm"
 	// RequestWatchListeners asks the guest to report its listeners
-	// with RequestListeners, now and whenever they change. No payload.
+	// with RequestListeners, now and whenever they change. No payload, and no reply but that.
 	RequestWatchListeners = "watch-listeners@smolvm"
 	// RequestRest asks a guest that has no identity yet to get ready to be copied: to write
 	// out its disk, and to forget what copies must not have in common. Its payload is an Identity
@@ -107,12 +107,6 @@ type ExitSignal struct {
 type WindowChange struct {
 	Columns, Rows uint32
 	Width, Height uint32
-}
-
-// Clock is what the guest's clock says, in a reply, or how far it is to be stepped, in a request.
-type Clock struct {
-	Time time.Time     `json:"time,omitzero"`
-	Step time.Duration `json:"step,omitempty"`
 }
 
 // Failure says why a request was refused.

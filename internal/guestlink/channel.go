@@ -206,18 +206,13 @@ func (c *Channel) dial(ctx context.Context) (_ *Link, _ <-chan guestapi.Listener
 	stop := context.AfterFunc(ctx, func() { link.end(ctx.Err()) })
 	err = c.cfg.Prepare(ctx, link)
 	timing.End(ctx, "identity")
-	var reports <-chan guestapi.Listeners
-	if err == nil {
-		reports, err = link.Listeners(c.ctx) // the reports outlive the attempt
-		timing.End(ctx, "listeners")
-	}
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
 	if err != nil {
 		return nil, nil, errors.Join(err, link.Close())
 	}
-	return link, reports, nil
+	return link, link.Listeners(c.ctx), nil // the reports outlive the attempt
 }
 
 // set notes the link there is now, or why there is none.

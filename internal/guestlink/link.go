@@ -38,10 +38,11 @@ type Link struct {
 	keepAlive chan keepAlive
 	listeners latest[guestapi.Listeners]
 
-	mu       sync.Mutex
-	cause    error // why the link ended, if known better than from conn
-	err      error
-	watching bool // the guest was asked to report its listeners
+	watch sync.Once // asks the guest to report its listeners
+
+	mu    sync.Mutex
+	cause error // why the link ended, if known better than from conn
+	err   error
 }
 
 // Dial begins a session over conn, which it owns from then on. The guest may still

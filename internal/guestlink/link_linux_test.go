@@ -341,10 +341,7 @@ func TestDialEndsWithContext(t *testing.T) {
 func TestLinkLost(t *testing.T) {
 	p := startGuest(t, newFakeSystem())
 	l := dial(t, p)
-	sub, err := l.Listeners(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	sub := l.Listeners(t.Context())
 	process, err := l.Start(t.Context(), sh("sleep 60"), nil, nil, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -373,10 +370,8 @@ func TestLinkLost(t *testing.T) {
 		}
 	}
 	l.KeepAlive(time.Second, time.Second)
-	if sub, err := l.Listeners(t.Context()); err == nil {
-		if _, ok := <-sub; ok {
-			t.Error("Listeners: still reports")
-		}
+	if _, ok := <-l.Listeners(t.Context()); ok {
+		t.Error("Listeners: still reports")
 	}
 }
 
@@ -485,10 +480,7 @@ func answerHello(conn net.Conn) net.Conn {
 func TestListeners(t *testing.T) {
 	l := newLink(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	sub, err := l.Listeners(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	sub := l.Listeners(ctx)
 	await := func(sub <-chan guestapi.Listeners, port uint16, want guestapi.Scope) {
 		t.Helper()
 		timeout := time.After(10 * time.Second)
@@ -517,11 +509,7 @@ func TestListeners(t *testing.T) {
 		port := uint16(server.Addr().(*net.TCPAddr).Port)
 		await(sub, port, scope)
 		// A later subscriber is told at once.
-		second, err := l.Listeners(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		await(second, port, scope)
+		await(l.Listeners(ctx), port, scope)
 		server.Close()
 		await(sub, port, "")
 	}
@@ -576,7 +564,7 @@ func TestHostileGuest(t *testing.T) {
 		t.Errorf("the guest opened a channel: %v", err)
 	}
 	var r *RefusedError
-	if _, err := l.Listeners(t.Context()); !errors.As(err, &r) {
+	if err := l.Configure(t.Context(), guestapi.Identity{}); !errors.As(err, &r) {
 		t.Errorf("got %v", err)
 	}
 	p, err := l.Start(t.Context(), sh("true"), nil, os.Stderr, nil)

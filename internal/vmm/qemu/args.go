@@ -204,7 +204,8 @@ func networkArguments(l launch) ([]string, error) {
 	default:
 		return nil, fmt.Errorf("there is no network mode %q", l.Network.Mode)
 	}
-	device := "virtio-net-device,netdev=net"
+	// Who goes on from a saved state has not moved: nobody need be told where it is now.
+	device := "virtio-net-device,netdev=net,guest_announce=off"
 	if len(l.Network.MAC) > 0 {
 		device += ",mac=" + l.Network.MAC.String()
 	}
