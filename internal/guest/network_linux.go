@@ -10,13 +10,11 @@ import (
 	"github.com/smolvm/smolvm/internal/guestapi"
 )
 
-// configureNetwork makes the guest's Ethernet interface be as n says, whatever it
-// was before. A nil n takes its addresses and sets it down, if there is one.
-func configureNetwork(n *guestapi.Network) error {
-	link, err := ethernet()
+// configureNetwork makes the guest's Ethernet interface, nil if it has none, be as n says,
+// whatever it was before. A nil n takes its addresses and sets it down. One that is bare has no
+// addresses.
+func configureNetwork(link *net.Interface, n *guestapi.Network, bare bool) error {
 	switch {
-	case err != nil:
-		return err
 	case link == nil && n == nil:
 		return nil
 	case link == nil:
@@ -41,8 +39,10 @@ func configureNetwork(n *guestapi.Network) error {
 	if err := r.setUp(link.Index, true); err != nil {
 		return err
 	}
-	if err := dropAddresses(r, link, n.Address); err != nil {
-		return err
+	if !bare {
+		if err := dropAddresses(r, link, n.Address); err != nil {
+			return err
+		}
 	}
 	if err := r.addAddress(link.Index, n.Address); err != nil {
 		return err
