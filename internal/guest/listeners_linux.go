@@ -7,9 +7,8 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/crypto/ssh"
-
 	"github.com/smolvm/smolvm/internal/guestapi"
+	"github.com/smolvm/smolvm/internal/guestapi/wire"
 )
 
 // How often a watch looks: soon after a command was started, which may well begin to listen,
@@ -22,7 +21,7 @@ const (
 
 // watch reports the guest's listeners to the host, now and whenever they change,
 // until the connection ends.
-func (s *Server) watch(ctx context.Context, conn ssh.Conn) {
+func (s *Server) watch(ctx context.Context, session *wire.Session) {
 	defer s.survive()
 	var last *guestapi.Listeners
 	interval, due := watchFast, time.Now()
@@ -50,7 +49,7 @@ func (s *Server) watch(ctx context.Context, conn ssh.Conn) {
 			s.log.Warn("could not list the listeners", "error", err)
 		} else if last == nil || !maps.Equal(now.TCP, last.TCP) || !maps.Equal(now.UDP, last.UDP) {
 			payload, _ := json.Marshal(now) // numbers and strings: cannot fail
-			if _, _, err := conn.SendRequest(guestapi.RequestListeners, false, payload); err != nil {
+			if _, _, err := session.SendRequest(guestapi.RequestListeners, false, payload); err != nil {
 				return
 			}
 			last = &now

@@ -3,7 +3,6 @@ package guest
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,7 +14,6 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/sys/cpu"
 	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/guestapi"
@@ -45,7 +43,7 @@ type System interface {
 	Console() io.Writer
 }
 
-// Server is the guest's SSH server. Its methods may be called concurrently.
+// Server serves the host on the guest channel, and SSH clients on the network. Its methods may be called concurrently.
 type Server struct {
 	system System
 	reaper *Reaper
@@ -55,9 +53,8 @@ type Server struct {
 	sockets socketTable
 	buffers wire.Buffers
 
-	mu         sync.Mutex
-	identity   identity
-	channelKey ssh.Signer // of the guest channel; nil: none yet
+	mu       sync.Mutex
+	identity identity
 }
 
 // identity is the part of guestapi.Identity that the server itself uses.
@@ -82,31 +79,8 @@ func (s *Server) ServeChannel(rw io.ReadWriter, seed func([]byte)) error {
 		if err != nil {
 			return fmt.Errorf("accept session: %w", err)
 		}
-		// Not before the host has sent entropy: there may be none until then.
-		key, err := s.ownChannelKey()
-		if err != nil {
-			return err
-		}
-		if err := s.serveChannelSession(conn, key); err != nil {
-			s.log.Warn("a session on the channel failed", "error", err)
-		}
+		s.serveHost(conn)
 	}
-}
-
-// ownChannelKey is the key of the guest channel, which is made when it is first needed.
-func (s *Server) ownChannelKey() (ssh.Signer, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.channelKey == nil {
-		_, key, err := ed25519.GenerateKey(nil)
-		if err != nil {
-			return nil, fmt.Errorf("make host key: %w", err)
-		}
-		if s.channelKey, err = ssh.NewSignerFromKey(key); err != nil {
-			return nil, fmt.Errorf("make host key: %w", err)
-		}
-	}
-	return s.channelKey, nil
 }
 
 // rest gets ready to be copied. First it takes an identity that means nothing, so that a copy
@@ -116,32 +90,27 @@ func (s *Server) rest(ctx context.Context, rehearsal []byte) error {
 		return fmt.Errorf("rehearse: %w", err)
 	}
 	s.mu.Lock()
-	s.channelKey, s.identity = nil, identity{} // every copy gets its own
+	s.identity = identity{} // every copy gets its own
 	s.mu.Unlock()
 	s.system.Rest()
 	return nil
 }
 
-func (s *Server) serveChannelSession(conn net.Conn, key ssh.Signer) error {
+// serveHost serves one session of the host and closes its connection.
+func (s *Server) serveHost(raw net.Conn) {
 	defer s.survive()
-	config := &ssh.ServerConfig{
-		NoClientAuth: true,
-		Config: ssh.Config{
-			KeyExchanges: []string{ssh.KeyExchangeCurve25519},
-			Ciphers:      channelCiphers(),
-		},
-	}
-	config.AddHostKey(key)
-	return s.serve(conn, config, true)
-}
-
-// channelCiphers are the ciphers for the channel. The host prefers AES, which is
-// right on a processor that has instructions for it and slow without.
-func channelCiphers() []string {
-	if cpu.X86.HasAES && cpu.X86.HasPCLMULQDQ || cpu.ARM64.HasAES && cpu.ARM64.HasPMULL {
-		return []string{ssh.CipherAES128GCM, ssh.CipherChaCha20Poly1305}
-	}
-	return []string{ssh.CipherChaCha20Poly1305}
+	conn := wire.NewConn(raw)
+	defer conn.Close()
+	session := wire.NewGuest(conn)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		defer s.survive()
+		for req := range session.Requests() {
+			s.hostRequest(ctx, session, req)
+		}
+	}()
+	s.serveChannels(ctx, &peer{conn: conn, host: true}, session.Opens())
 }
 
 // ServeNetwork serves SSH clients on the network, who log in as root with one of
@@ -158,7 +127,7 @@ func (s *Server) ServeNetwork(listener net.Listener) error {
 			config, err := s.networkConfig()
 			if err == nil {
 				_ = conn.SetDeadline(time.Now().Add(loginTimeout))
-				err = s.serve(conn, config, false)
+				err = s.serveClient(conn, config)
 			}
 			// A reset is how the host's proof of forwarding ends its connection.
 			if err != nil && !errors.Is(err, unix.ECONNRESET) {
@@ -203,32 +172,30 @@ type peer struct {
 	host bool // may do what is smolvm's own
 }
 
-// serve serves one SSH connection and closes it. Only the host may do what is smolvm's
-// own.
-func (s *Server) serve(raw net.Conn, config *ssh.ServerConfig, host bool) error {
+// serveClient serves one SSH connection from the network and closes it.
+func (s *Server) serveClient(raw net.Conn, config *ssh.ServerConfig) error {
 	conn := wire.NewConn(raw)
 	defer conn.Close()
-	p := &peer{conn: conn, host: host}
-	server, channels, requests, err := ssh.NewServerConn(conn, config)
+	_, channels, requests, err := ssh.NewServerConn(conn, config)
 	if err != nil {
 		return err
 	}
 	_ = conn.SetDeadline(time.Time{})
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	go func() {
-		defer s.survive()
-		for req := range requests {
-			s.globalRequest(ctx, server, req, host)
-		}
-	}()
+	go ssh.DiscardRequests(requests)
+	s.serveChannels(ctx, &peer{conn: conn}, channels)
+	return nil
+}
+
+// serveChannels serves what a peer opens until it is gone.
+func (s *Server) serveChannels(ctx context.Context, p *peer, channels <-chan ssh.NewChannel) {
 	for open := range channels {
 		go func() {
 			defer s.survive()
 			s.channel(ctx, p, open)
 		}()
 	}
-	return nil
 }
 
 func (s *Server) channel(ctx context.Context, p *peer, open ssh.NewChannel) {
@@ -248,25 +215,23 @@ func (s *Server) channel(ctx context.Context, p *peer, open ssh.NewChannel) {
 	}
 }
 
-func (s *Server) globalRequest(ctx context.Context, conn ssh.Conn, req *ssh.Request, host bool) {
+func (s *Server) hostRequest(ctx context.Context, session *wire.Session, req *wire.Request) {
 	var reply []byte
-	err := errors.New("unknown request")
+	var err error
 	after := func() {}
-	if host {
-		switch req.Type {
-		case guestapi.RequestConfigure:
-			err = s.configure(ctx, req.Payload, s.system.Configure)
-		case guestapi.RequestClock:
-			reply, err = s.clock(req.Payload)
-		case guestapi.RequestWatchListeners:
-			err = nil
-			after = func() { go s.watch(ctx, conn) }
-		case guestapi.RequestRest:
-			err = s.rest(ctx, req.Payload)
-		case guestapi.RequestPowerOff:
-			err = nil
-			after = s.system.PowerOff
-		}
+	switch req.Type {
+	case guestapi.RequestConfigure:
+		err = s.configure(ctx, req.Payload, s.system.Configure)
+	case guestapi.RequestClock:
+		reply, err = s.clock(req.Payload)
+	case guestapi.RequestWatchListeners:
+		after = func() { go s.watch(ctx, session) }
+	case guestapi.RequestRest:
+		err = s.rest(ctx, req.Payload)
+	case guestapi.RequestPowerOff:
+		after = s.system.PowerOff
+	default:
+		err = errors.New("unknown request")
 	}
 	if err != nil {
 		reply, _ = json.Marshal(failure(err)) // strings: cannot fail

@@ -55,7 +55,7 @@ func (s *stream) accept() (net.Conn, error) {
 			if err := s.answer(guestapi.FrameReady, f.Nonce); err != nil {
 				return nil, err
 			}
-			return &streamConn{stream: s}, nil
+			return &streamConn{stream: s, mask: guestapi.NewMask(f.Nonce)}, nil
 		}
 	}
 }
@@ -115,6 +115,7 @@ func (s *stream) answer(kind guestapi.FrameKind, nonce [16]byte) error {
 // streamConn is one session of a stream.
 type streamConn struct {
 	stream *stream
+	mask   *guestapi.Mask // of what is read
 	mu     sync.Mutex
 	closed bool
 }
@@ -143,7 +144,9 @@ func (c *streamConn) Read(p []byte) (int, error) {
 		c.Close()
 		return 0, io.EOF
 	}
-	return copy(p, data), nil
+	n = copy(p, data)
+	c.mask.Apply(p[:n])
+	return n, nil
 }
 
 func (c *streamConn) Write(p []byte) (int, error) {

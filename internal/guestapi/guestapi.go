@@ -1,5 +1,5 @@
 // Package guestapi holds what the host and the guest program must agree on:
-// the name of the channel, the names of the requests that SSH has no verb for,
+// the name of the channel, the names of what is asked for over it that SSH has no name for,
 // and their JSON payloads. It imports neither side.
 package guestapi
 
@@ -16,7 +16,7 @@ const ChannelName = "org.smolvm.guest.0"
 // SSHPort is where the guest's SSH server listens on its network address.
 const SSHPort = 22
 
-// SSH global requests, host to guest. One that fails is refused with a Failure
+// Requests of a session, host to guest. One that fails is refused with a Failure
 // as its payload.
 const (
 	// RequestConfigure gives the guest its Identity.
@@ -36,11 +36,11 @@ const (
 	RequestPowerOff = "power-off@smolvm"
 )
 
-// RequestListeners is the SSH global request, guest to host, that carries
+// RequestListeners is the request of a session, guest to host, that carries
 // a Listeners. It wants no reply.
 const RequestListeners = "listeners@smolvm"
 
-// SSH channel types, opened by the host. They save round trips: the payload
+// Types of channels, opened by the host. They save round trips: the payload
 // travels with the opening, and its refusal is the answer.
 const (
 	// ChannelExec runs the Exec in its payload. It is accepted once the command
@@ -81,8 +81,7 @@ const (
 // wants no reply.
 const RequestFilesDone = "files-done@smolvm"
 
-// MaxPayload bounds a request's payload, in bytes: what surely fits in one SSH
-// packet.
+// MaxPayload bounds a request's payload, in bytes.
 const MaxPayload = 192 << 10
 
 // Dial is the payload of ChannelDial, in SSH's own encoding. The host "localhost"

@@ -10,13 +10,13 @@ import "bytes"
 //	Hello(nonce, entropy), again
 //	and again until answered  -->  drops everything that is not a Hello
 //	                          <--  Echo(nonce)
-//	Go(nonce), then SSH       -->  drops everything until this Go
-//	                          <--  Ready(nonce), then SSH
+//	Go(nonce), the session    -->  drops everything until this Go
+//	                          <--  Ready(nonce), the session
 //
 // The host drops everything up to its Echo, then everything up to its Ready. A
 // Hello is repeated since the first may complete what is left of a frame that
-// an earlier host died in. A Hello within a session ends that session:
-// sessions are encrypted, so nothing that is sent through one can look like it.
+// an earlier host died in. A Hello within a session ends that session: what the
+// host sends in one is masked, so that nothing in it can look like one. See Mask.
 
 // FrameKind is the meaning of a Frame.
 type FrameKind byte

@@ -41,10 +41,7 @@ type ChannelConfig struct {
 	// Ended is closed when the guest's machine has ended: then there is nothing to
 	// connect to any more.
 	Ended <-chan struct{}
-	// Emulated tells that the guest's processor is, so that its instructions for AES,
-	// which it claims to have, are slow.
-	Emulated bool
-	Log      *slog.Logger
+	Log   *slog.Logger
 }
 
 // State is how a Channel is.
@@ -195,11 +192,7 @@ func (c *Channel) dial(ctx context.Context) (_ *Link, _ <-chan guestapi.Listener
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect to guest: %w", err)
 	}
-	ciphers := anyCipher()
-	if c.cfg.Emulated {
-		ciphers = emulatedCipher()
-	}
-	link, err := dialWith(ctx, conn, c.cfg.Log, ciphers)
+	link, err := Dial(ctx, conn, c.cfg.Log)
 	if err != nil {
 		return nil, nil, err
 	}

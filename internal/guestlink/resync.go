@@ -17,7 +17,7 @@ const (
 	helloSlow = time.Second
 )
 
-// resync begins a session on conn and returns the connection to speak SSH over. See
+// resync begins a session on conn and returns the connection to have it over. See
 // guestapi.Frame for how. Deadlines on conn are how ctx ends it.
 func resync(ctx context.Context, conn net.Conn) (net.Conn, error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
@@ -32,7 +32,7 @@ func resync(ctx context.Context, conn net.Conn) (net.Conn, error) {
 	if err != nil {
 		return nil, failedSession(ctx, err)
 	}
-	return &resyncedConn{Conn: conn, early: in.unread}, nil
+	return &resyncedConn{Conn: conn, early: in.unread, mask: guestapi.NewMask(nonce)}, nil
 }
 
 // AwaitIdle waits until the guest has ended all that earlier sessions began, and waits for
@@ -119,10 +119,19 @@ func (r *frameReader) await(kind guestapi.FrameKind, nonce [16]byte) error {
 	}
 }
 
-// resyncedConn is a connection of which some has been read already.
+// resyncedConn is a connection of which some has been read already, and what is written to which
+// is masked. Reads need not wait for writes, but there is one of each at a time.
 type resyncedConn struct {
 	net.Conn
-	early []byte
+	early  []byte
+	mask   *guestapi.Mask
+	masked []byte // the last that was written
+}
+
+func (c *resyncedConn) Write(p []byte) (int, error) {
+	c.masked = append(c.masked[:0], p...)
+	c.mask.Apply(c.masked)
+	return c.Conn.Write(c.masked)
 }
 
 func (c *resyncedConn) Read(p []byte) (int, error) {
