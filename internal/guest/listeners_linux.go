@@ -2,7 +2,6 @@ package guest
 
 import (
 	"context"
-	"encoding/json"
 	"maps"
 	"sync"
 	"time"
@@ -23,6 +22,8 @@ const (
 // until the connection ends.
 func (s *Server) watch(ctx context.Context, session *wire.Session) {
 	defer s.survive()
+	// Before that the kernel finds no module that it needs to tell, and is not asked again.
+	_ = s.system.Ready(ctx)
 	var last *guestapi.Listeners
 	interval, due := watchFast, time.Now()
 	timer := time.NewTimer(0)
@@ -48,8 +49,7 @@ func (s *Server) watch(ctx context.Context, session *wire.Session) {
 		if err != nil {
 			s.log.Warn("could not list the listeners", "error", err)
 		} else if last == nil || !maps.Equal(now.TCP, last.TCP) || !maps.Equal(now.UDP, last.UDP) {
-			payload, _ := json.Marshal(now) // numbers and strings: cannot fail
-			if _, _, err := session.SendRequest(guestapi.RequestListeners, false, payload); err != nil {
+			if _, _, err := session.SendRequest(guestapi.RequestListeners, false, guestapi.Encode(&now)); err != nil {
 				return
 			}
 			last = &now

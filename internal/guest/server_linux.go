@@ -3,7 +3,6 @@ package guest
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -54,14 +53,7 @@ type Server struct {
 	buffers wire.Buffers
 
 	mu       sync.Mutex
-	identity identity
-}
-
-// identity is the part of guestapi.Identity that the server itself uses.
-type identity struct {
-	env     []string
-	hostKey ssh.Signer // nil: nobody can log in on the network
-	keys    []ssh.PublicKey
+	identity guestapi.Identity // what the server itself uses of it
 }
 
 // NewServer makes a server that starts its commands with reaper. It logs to log.
@@ -90,7 +82,7 @@ func (s *Server) rest(ctx context.Context, rehearsal []byte) error {
 		return fmt.Errorf("rehearse: %w", err)
 	}
 	s.mu.Lock()
-	s.identity = identity{} // every copy gets its own
+	s.identity = guestapi.Identity{} // every copy gets its own
 	s.mu.Unlock()
 	s.system.Rest()
 	return nil
@@ -102,14 +94,17 @@ func (s *Server) serveHost(raw net.Conn) {
 	conn := wire.NewConn(raw)
 	defer conn.Close()
 	session := wire.NewGuest(conn)
+	// The host may take it for the end of the session that the next one is answered.
+	var own sync.WaitGroup
+	defer own.Wait()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	go func() {
+	own.Go(func() {
 		defer s.survive()
 		for req := range session.Requests() {
-			s.hostRequest(ctx, session, req)
+			s.hostRequest(ctx, session, &own, req)
 		}
-	}()
+	})
 	s.serveChannels(ctx, &peer{conn: conn, host: true}, session.Opens())
 }
 
@@ -141,7 +136,12 @@ func (s *Server) networkConfig() (*ssh.ServerConfig, error) {
 	s.mu.Lock()
 	id := s.identity
 	s.mu.Unlock()
-	if id.hostKey == nil {
+	// Not before somebody comes: most guests have no clients on the network.
+	hostKey, keys, err := id.Keys()
+	switch {
+	case err != nil:
+		return nil, err
+	case hostKey == nil:
 		return nil, errors.New("the guest has no identity yet")
 	}
 	config := &ssh.ServerConfig{
@@ -149,7 +149,7 @@ func (s *Server) networkConfig() (*ssh.ServerConfig, error) {
 			if c.User() != "root" {
 				return nil, fmt.Errorf("no user %q", c.User())
 			}
-			for _, k := range id.keys {
+			for _, k := range keys {
 				if bytes.Equal(k.Marshal(), key.Marshal()) {
 					return nil, nil
 				}
@@ -157,7 +157,7 @@ func (s *Server) networkConfig() (*ssh.ServerConfig, error) {
 			return nil, errors.New("unknown key")
 		},
 	}
-	config.AddHostKey(id.hostKey)
+	config.AddHostKey(hostKey)
 	return config, nil
 }
 
@@ -215,7 +215,7 @@ func (s *Server) channel(ctx context.Context, p *peer, open ssh.NewChannel) {
 	}
 }
 
-func (s *Server) hostRequest(ctx context.Context, session *wire.Session, req *wire.Request) {
+func (s *Server) hostRequest(ctx context.Context, session *wire.Session, own *sync.WaitGroup, req *wire.Request) {
 	var reply []byte
 	var err error
 	after := func() {}
@@ -225,7 +225,7 @@ func (s *Server) hostRequest(ctx context.Context, session *wire.Session, req *wi
 	case guestapi.RequestClock:
 		reply, err = s.clock(req.Payload)
 	case guestapi.RequestWatchListeners:
-		after = func() { go s.watch(ctx, session) }
+		after = func() { own.Go(func() { s.watch(ctx, session) }) }
 	case guestapi.RequestRest:
 		err = s.rest(ctx, req.Payload)
 	case guestapi.RequestPowerOff:
@@ -234,45 +234,35 @@ func (s *Server) hostRequest(ctx context.Context, session *wire.Session, req *wi
 		err = errors.New("unknown request")
 	}
 	if err != nil {
-		reply, _ = json.Marshal(failure(err)) // strings: cannot fail
+		reply = refusal(err)
 	}
 	_ = req.Reply(err == nil, reply)
 	after()
 }
 
 func (s *Server) clock(payload []byte) (reply []byte, err error) {
-	c, err := guestapi.DecodeClock(payload)
-	if err != nil {
+	var c guestapi.Clock
+	if err := guestapi.Decode(payload, &c); err != nil {
 		return nil, fmt.Errorf("read clock: %w", err)
 	}
 	now, err := s.system.StepClock(c.Step)
 	if err != nil {
 		return nil, err
 	}
-	return guestapi.Clock{Time: now}.Encode(), nil
+	return guestapi.Encode(&guestapi.Clock{Time: now}), nil
 }
 
 func (s *Server) configure(ctx context.Context, payload []byte, apply func(context.Context, guestapi.Identity) error) error {
 	came := time.Now()
 	var id guestapi.Identity
-	if err := json.Unmarshal(payload, &id); err != nil {
+	if err := guestapi.Decode(payload, &id); err != nil {
 		return fmt.Errorf("read identity: %w", err)
-	}
-	own := identity{env: id.Env}
-	var err error
-	if len(id.HostKey) > 0 {
-		if own.hostKey, err = ssh.ParsePrivateKey(id.HostKey); err != nil {
-			return fmt.Errorf("read host key: %w", err)
-		}
-	}
-	if own.keys, err = authorizedKeys(id.AuthorizedKeys); err != nil {
-		return err
 	}
 	if err := s.system.Ready(ctx); err != nil {
 		return err
 	}
 	s.mu.Lock()
-	s.identity = own
+	s.identity = guestapi.Identity{Env: id.Env, HostKey: id.HostKey, AuthorizedKeys: id.AuthorizedKeys}
 	s.mu.Unlock()
 	if !id.Time.IsZero() {
 		id.Time = id.Time.Add(time.Since(came))
@@ -280,31 +270,10 @@ func (s *Server) configure(ctx context.Context, payload []byte, apply func(conte
 	return apply(ctx, id)
 }
 
-// authorizedKeys reads keys in authorized_keys format. A key with options is
-// refused: they would restrict it, and nothing here would.
-func authorizedKeys(data []byte) ([]ssh.PublicKey, error) {
-	var keys []ssh.PublicKey
-	for line := range bytes.Lines(data) {
-		line = bytes.TrimSpace(line)
-		if len(line) == 0 || line[0] == '#' {
-			continue
-		}
-		key, _, options, _, err := ssh.ParseAuthorizedKey(line)
-		if err != nil {
-			return nil, fmt.Errorf("read authorized keys: %w", err)
-		}
-		if len(options) > 0 {
-			return nil, fmt.Errorf("read authorized keys: option %q is not supported", options[0])
-		}
-		keys = append(keys, key)
-	}
-	return keys, nil
-}
-
 func (s *Server) environment() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.identity.env
+	return s.identity.Env
 }
 
 // survive keeps a fault in the handling of one connection from ending PID 1, and

@@ -1,6 +1,6 @@
 // Package guestapi holds what the host and the guest program must agree on:
 // the name of the channel, the names of what is asked for over it that SSH has no name for,
-// and their JSON payloads. It imports neither side.
+// and their payloads. It imports neither side.
 package guestapi
 
 import (
@@ -108,6 +108,12 @@ type WindowChange struct {
 	Width, Height uint32
 }
 
+// Clock is what the guest's clock says, in a reply, or how far it is to be stepped, in a request.
+type Clock struct {
+	Time time.Time
+	Step time.Duration
+}
+
 // Failure says why a request was refused.
 type Failure struct {
 	Error string `json:"error"`
@@ -130,30 +136,30 @@ const (
 // Identity is all that makes one guest differ from another. A guest boots
 // without one; the host sends it on every start. Receiving it twice is harmless.
 type Identity struct {
-	Hostname string    `json:"hostname"`
-	Time     time.Time `json:"time"`
+	Hostname string
+	Time     time.Time
 	// Entropy is credited to the guest's random number generator.
-	Entropy []byte   `json:"entropy"`
-	Network *Network `json:"network,omitempty"` // nil: loopback only
+	Entropy []byte
+	Network *Network // nil: loopback only
 	// HostKey is the PEM private key of the guest's SSH server on the network.
-	HostKey []byte `json:"host_key"`
+	HostKey []byte
 	// AuthorizedKeys are the keys, in authorized_keys format, that may log in
 	// there.
-	AuthorizedKeys []byte `json:"authorized_keys"`
+	AuthorizedKeys []byte
 	// Env is set for every command, as "NAME=value".
-	Env []string `json:"env,omitempty"`
+	Env []string
 	// GrowRoot asks for the root filesystem to be grown to the size of its disk.
-	GrowRoot bool `json:"grow_root,omitempty"`
+	GrowRoot bool
 }
 
 // Network is the configuration of the guest's one Ethernet interface.
 type Network struct {
 	// MAC is the interface's own address; empty: the one that it has.
-	MAC         net.HardwareAddr `json:"mac,omitempty"`
-	Address     netip.Prefix     `json:"address"` // a /31 out of the pool, or user-mode's /24
-	Gateway     netip.Addr       `json:"gateway"`
-	Nameservers []netip.Addr     `json:"nameservers"`
-	Search      []string         `json:"search,omitempty"`
+	MAC         net.HardwareAddr
+	Address     netip.Prefix // a /31 out of the pool, or user-mode's /24
+	Gateway     netip.Addr
+	Nameservers []netip.Addr
+	Search      []string
 }
 
 // Exec is a command to run in the guest.
@@ -226,6 +232,6 @@ const (
 // Listeners are the guest's TCP listeners, and the UDP sockets that take datagrams
 // from anybody: the widest scope of each port.
 type Listeners struct {
-	TCP map[uint16]Scope `json:"tcp"`
-	UDP map[uint16]Scope `json:"udp"`
+	TCP map[uint16]Scope
+	UDP map[uint16]Scope
 }

@@ -22,13 +22,13 @@ func (l *Link) SyncClock(ctx context.Context) error {
 	var step time.Duration
 	for range clockRounds {
 		asked := time.Now()
-		reply, err := l.request(ctx, "set guest's clock", guestapi.RequestClock, guestapi.Clock{Step: step}.Encode())
+		reply, err := l.request(ctx, "set guest's clock", guestapi.RequestClock, guestapi.Encode(&guestapi.Clock{Step: step}))
 		if err != nil {
 			return err
 		}
 		unsure := time.Since(asked) / 2
-		guest, err := guestapi.DecodeClock(reply)
-		if err != nil {
+		var guest guestapi.Clock
+		if err := guestapi.Decode(reply, &guest); err != nil {
 			return fmt.Errorf("read guest's clock: %w", err)
 		}
 		step = asked.Add(unsure).Sub(guest.Time)

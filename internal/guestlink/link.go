@@ -8,7 +8,6 @@ package guestlink
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -144,11 +143,11 @@ func (l *Link) Rest(ctx context.Context, rehearsal guestapi.Identity) error {
 }
 
 func (l *Link) identify(ctx context.Context, op, name string, id guestapi.Identity) error {
-	payload, err := json.Marshal(id)
-	if err != nil {
+	// The guest reads its keys when it needs them, which is too late to refuse them.
+	if _, _, err := id.Keys(); err != nil {
 		return fmt.Errorf("%s: %w", op, err)
 	}
-	_, err = l.request(ctx, op, name, payload)
+	_, err := l.request(ctx, op, name, guestapi.Encode(&id))
 	return err
 }
 

@@ -3,7 +3,6 @@ package guestlink
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
@@ -497,11 +496,12 @@ func TestHostileGuest(t *testing.T) {
 		server := wire.NewGuest(wire.NewConn(answerHello(end)))
 		go func() {
 			for req := range server.Requests() {
-				_ = req.Reply(false, []byte("not json"))
+				_ = req.Reply(false, []byte("no failure"))
 			}
 		}()
-		for _, payload := range []string{"", "null", "{", `{"tcp":{"70000":"network"}}`, `{"tcp":{"80":"network"}}`} {
-			_, _, _ = server.SendRequest(guestapi.RequestListeners, false, []byte(payload))
+		report := guestapi.Encode(&guestapi.Listeners{TCP: map[uint16]guestapi.Scope{80: guestapi.ScopeNetwork}})
+		for _, payload := range [][]byte{nil, []byte("x"), report[1:], report} {
+			_, _, _ = server.SendRequest(guestapi.RequestListeners, false, payload)
 		}
 		for open := range server.Opens() {
 			channel, reqs, err := open.Accept() // a process that says nonsense
@@ -536,15 +536,15 @@ func TestHostileGuest(t *testing.T) {
 }
 
 func FuzzRefused(f *testing.F) {
-	f.Add([]byte(`{"error":"x","kind":"not-exist"}`))
-	f.Add([]byte(`{`))
+	f.Add(guestapi.Encode(&guestapi.Failure{Error: "x", Kind: guestapi.KindNotExist}))
+	f.Add([]byte("{"))
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		err := refused("op", payload)
 		if err == nil || err.Error() == "" {
 			t.Fatal("no error")
 		}
 		var want guestapi.Failure
-		if json.Unmarshal(payload, &want) == nil && want.Kind == guestapi.KindNotExist && want.Error != "" && !errors.Is(err, fs.ErrNotExist) {
+		if guestapi.Decode(payload, &want) == nil && want.Kind == guestapi.KindNotExist && want.Error != "" && !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%v is not fs.ErrNotExist", err)
 		}
 	})

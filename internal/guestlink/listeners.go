@@ -2,7 +2,6 @@ package guestlink
 
 import (
 	"context"
-	"encoding/json"
 
 	"github.com/smolvm/smolvm/internal/guestapi"
 )
@@ -21,7 +20,7 @@ func (l *Link) Listeners(ctx context.Context) <-chan guestapi.Listeners {
 // report takes a report in. One that makes no sense is dropped.
 func (l *Link) report(payload []byte) {
 	var now guestapi.Listeners
-	if err := json.Unmarshal(payload, &now); err != nil {
+	if err := guestapi.Decode(payload, &now); err != nil {
 		l.log.Warn("the guest's report of its listeners cannot be read", "error", err)
 		return
 	}
