@@ -184,6 +184,7 @@ func (b *boot) mountRoot(ctx context.Context) error {
 		"devices":     deviceLinks("/dev"),
 		"directories": directories("/"),
 		"loopback":    loopbackUp(),
+		"IPv6":        withoutIPv6(),
 		"limits":      raiseLimits(),
 	} {
 		if err != nil {

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
+	"os"
 
 	"github.com/smolvm/smolvm/internal/guestapi"
 )
@@ -80,6 +82,21 @@ func ethernet() (*net.Interface, error) {
 		}
 	}
 	return nil, nil
+}
+
+// withoutIPv6 keeps IPv6 off the Ethernet interface, if there is one: the host lets none of it through.
+// Each copy of the guest would look for addresses, routers and groups there. Who has a use for it
+// may turn it on again.
+func withoutIPv6() error {
+	link, err := ethernet()
+	if err != nil || link == nil {
+		return err
+	}
+	err = os.WriteFile("/proc/sys/net/ipv6/conf/"+link.Name+"/disable_ipv6", []byte("1"), 0)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel without it
+		return fmt.Errorf("turn off IPv6: %w", err)
+	}
+	return nil
 }
 
 // loopbackUp sets lo up; the kernel gives it its addresses.

@@ -136,6 +136,27 @@ func checkNetwork(t *testing.T, address netip.Prefix, gateway netip.Addr) {
 	}
 }
 
+// The interface has no address that the kernel made up, and loopback keeps its own.
+func TestWithoutIPv6(t *testing.T) {
+	inNetwork(t, func(t *testing.T) {
+		must(t, withoutIPv6()) // a guest without a network
+		addEthernet(t, "eth0")
+		must(t, withoutIPv6())
+		must(t, loopbackUp())
+		must(t, os.WriteFile("/proc/sys/net/ipv6/conf/lo/disable_ipv6", []byte("0"), 0))
+		must(t, configure(&guestapi.Network{Address: netip.MustParsePrefix("198.18.0.3/31"), Gateway: netip.MustParseAddr("198.18.0.2")}))
+		for name, want := range map[string]int{"eth0": 0, "lo": 1} {
+			link, err := netlink.LinkByName(name)
+			must(t, err)
+			addrs, err := netlink.AddrList(link, netlink.FAMILY_V6)
+			must(t, err)
+			if len(addrs) != want {
+				t.Errorf("%s has %v", name, addrs)
+			}
+		}
+	})
+}
+
 func TestLoopbackUp(t *testing.T) {
 	inNetwork(t, func(t *testing.T) {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
