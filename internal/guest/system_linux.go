@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"runtime/debug"
-	"strconv"
 	"sync"
 	"time"
 
@@ -157,7 +156,7 @@ func (s *system) listen(n *guestapi.Network) {
 		s.listener.Close()
 	}
 	s.listener, s.address = nil, address
-	l, err := net.Listen("tcp", net.JoinHostPort(address.String(), strconv.Itoa(guestapi.SSHPort)))
+	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(address, guestapi.SSHPort)))
 	if err != nil {
 		s.log.Warn("no SSH server", "address", address.String(), "error", err)
 		return
