@@ -84,6 +84,24 @@ func ethernet() (*net.Interface, error) {
 	return nil, nil
 }
 
+// bareEthernet takes all addresses and routes from the guest's Ethernet interface, nil if it has
+// none, and leaves it up: that is most of what makes it work.
+func bareEthernet() (*net.Interface, error) {
+	link, err := ethernet()
+	if err != nil || link == nil {
+		return nil, err
+	}
+	if err := configureNetwork(link, nil, false); err != nil {
+		return nil, err
+	}
+	r, err := openRTNetlink()
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	return link, r.setUp(link.Index, true)
+}
+
 // withoutIPv6 keeps IPv6 off the Ethernet interface, if there is one: the host lets none of it through.
 // Each copy of the guest would look for addresses, routers and groups there. Who has a use for it
 // may turn it on again.

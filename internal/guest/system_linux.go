@@ -82,13 +82,8 @@ func (s *system) Rehearse(ctx context.Context, id guestapi.Identity) error {
 	if own == "" {
 		err = overwriteFile(machineIDFile, []byte(noMachineID+"\n"), 0o444)
 	}
-	link, linkErr := ethernet()
-	if linkErr == nil {
-		linkErr = configureNetwork(link, nil, false)
-	}
-	if linkErr == nil {
-		s.bare = link
-	}
+	link, linkErr := bareEthernet()
+	s.bare = link
 	return errors.Join(err, linkErr)
 }
 
