@@ -40,9 +40,8 @@ type proof struct {
 
 // Prove makes a real connection through the kernel's forwarding, once, and
 // returns nil if the guest answered, else why forwards are tunnels. Later calls return
-// what was found last. Expose waits for the first proof, so callers who begin it early, in
-// the background, get a faster first Expose. If ctx ends, the proof goes on
-// for others.
+// what was found last. Expose begins the first proof and waits for it. If ctx ends, the
+// proof goes on for others.
 func (m *Manager) Prove(ctx context.Context) error {
 	m.proof.begin.Do(func() {
 		if m.cfg.Table == nil {

@@ -79,9 +79,9 @@ func (c *command) give() error {
 	return nil
 }
 
-// failure tells the host why something could not be done.
-func failure(err error) guestapi.Failure {
-	f := guestapi.Failure{Error: err.Error()}
+// refusal tells the host why something could not be done.
+func refusal(err error) []byte {
+	f := &guestapi.Failure{Error: err.Error()}
 	for _, k := range []struct {
 		is   error
 		kind guestapi.Kind
@@ -98,5 +98,5 @@ func failure(err error) guestapi.Failure {
 			break
 		}
 	}
-	return f
+	return guestapi.Encode(f)
 }

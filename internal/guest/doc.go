@@ -1,6 +1,6 @@
 // Package guest is the program that runs in a guest as PID 1: it boots the guest
-// from its initramfs, gives it its identity, and serves SSH to the host, on the
-// guest channel and on the network.
+// from its initramfs, gives it its identity, and serves the host, on the
+// guest channel, and SSH clients on the network.
 //
 // It is started once per boot by [Main]. The parts that need no PID 1, most of
 // all the [Server], are also used by the tests of the host's side.

@@ -2,7 +2,6 @@ package guest
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -50,14 +49,13 @@ func (s *Server) exec(ctx context.Context, p *peer, open ssh.NewChannel) {
 
 // reject refuses a channel and tells the host why.
 func reject(open ssh.NewChannel, err error) {
-	message, _ := json.Marshal(failure(err)) // strings: cannot fail
-	_ = open.Reject(ssh.ConnectionFailed, string(message))
+	_ = open.Reject(ssh.ConnectionFailed, string(refusal(err)))
 }
 
 // readExec reads what a host wants to run.
 func (s *Server) readExec(ctx context.Context, payload []byte) (guestapi.Exec, command, error) {
 	var e guestapi.Exec
-	if err := json.Unmarshal(payload, &e); err != nil {
+	if err := guestapi.Decode(payload, &e); err != nil {
 		return e, command{}, fmt.Errorf("read command: %w", err)
 	}
 	switch {

@@ -2,7 +2,6 @@ package guest
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -59,7 +58,7 @@ func (s *Server) files(ctx context.Context, p *peer, open ssh.NewChannel) {
 	err = do(ctx, in, p.conn.Pace(channel))
 	var result []byte
 	if err != nil {
-		result, _ = json.Marshal(failure(err)) // strings: cannot fail
+		result = refusal(err)
 	}
 	_, _ = channel.SendRequest(guestapi.RequestFilesDone, false, result)
 	_ = channel.Close()
@@ -68,7 +67,7 @@ func (s *Server) files(ctx context.Context, p *peer, open ssh.NewChannel) {
 // readFiles reads what a host wants done, and sees whether that can begin.
 func (s *Server) readFiles(ctx context.Context, payload []byte) (transfer, error) {
 	var f guestapi.Files
-	if err := json.Unmarshal(payload, &f); err != nil {
+	if err := guestapi.Decode(payload, &f); err != nil {
 		return nil, fmt.Errorf("read request: %w", err)
 	}
 	if f.Path == "" {

@@ -24,6 +24,9 @@ const newRoot = "/newroot"
 // to learn whether an accelerator works.
 const userSpace = "smolvm-guest: user space\n"
 
+// poweringOff is printed when the guest begins to power off.
+const poweringOff = "smolvm-guest: powering off\n"
+
 // probeParameter on the kernel's command line ends the boot there.
 const probeParameter = "smolvm.probe"
 
@@ -50,7 +53,7 @@ func Main() error {
 	b.catchSignals()
 	b.serve()
 	<-b.off
-	b.log.Info("powering off")
+	_, _ = b.console.WriteString(poweringOff) // as plain as it can be: somebody waits for the end
 	endProcesses(b.reaper, b.log)
 	settleRoot(b.log)
 	return b.end()
@@ -184,6 +187,7 @@ func (b *boot) mountRoot(ctx context.Context) error {
 		"devices":     deviceLinks("/dev"),
 		"directories": directories("/"),
 		"loopback":    loopbackUp(),
+		"IPv6":        withoutIPv6(),
 		"limits":      raiseLimits(),
 	} {
 		if err != nil {

@@ -2,14 +2,12 @@ package guest
 
 import (
 	"context"
-	"encoding/json"
 	"maps"
 	"sync"
 	"time"
 
-	"golang.org/x/crypto/ssh"
-
 	"github.com/smolvm/smolvm/internal/guestapi"
+	"github.com/smolvm/smolvm/internal/guestapi/wire"
 )
 
 // How often a watch looks: soon after a command was started, which may well begin to listen,
@@ -22,8 +20,10 @@ const (
 
 // watch reports the guest's listeners to the host, now and whenever they change,
 // until the connection ends.
-func (s *Server) watch(ctx context.Context, conn ssh.Conn) {
+func (s *Server) watch(ctx context.Context, session *wire.Session) {
 	defer s.survive()
+	// Before that the kernel finds no module that it needs to tell, and is not asked again.
+	_ = s.system.Ready(ctx)
 	var last *guestapi.Listeners
 	interval, due := watchFast, time.Now()
 	timer := time.NewTimer(0)
@@ -49,8 +49,7 @@ func (s *Server) watch(ctx context.Context, conn ssh.Conn) {
 		if err != nil {
 			s.log.Warn("could not list the listeners", "error", err)
 		} else if last == nil || !maps.Equal(now.TCP, last.TCP) || !maps.Equal(now.UDP, last.UDP) {
-			payload, _ := json.Marshal(now) // numbers and strings: cannot fail
-			if _, _, err := conn.SendRequest(guestapi.RequestListeners, false, payload); err != nil {
+			if _, _, err := session.SendRequest(guestapi.RequestListeners, false, guestapi.Encode(&now)); err != nil {
 				return
 			}
 			last = &now

@@ -4,19 +4,19 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
+	"os"
 
 	"github.com/smolvm/smolvm/internal/guestapi"
 )
 
-// configureNetwork makes the guest's Ethernet interface be as n says, whatever it
-// was before. A nil n takes its addresses and sets it down, if there is one.
-func configureNetwork(n *guestapi.Network) error {
-	link, err := ethernet()
+// configureNetwork makes the guest's Ethernet interface, nil if it has none, be as n says,
+// whatever it was before. A nil n takes its addresses and sets it down. One that is bare has no
+// addresses.
+func configureNetwork(link *net.Interface, n *guestapi.Network, bare bool) error {
 	switch {
-	case err != nil:
-		return err
 	case link == nil && n == nil:
 		return nil
 	case link == nil:
@@ -41,8 +41,10 @@ func configureNetwork(n *guestapi.Network) error {
 	if err := r.setUp(link.Index, true); err != nil {
 		return err
 	}
-	if err := dropAddresses(r, link, n.Address); err != nil {
-		return err
+	if !bare {
+		if err := dropAddresses(r, link, n.Address); err != nil {
+			return err
+		}
 	}
 	if err := r.addAddress(link.Index, n.Address); err != nil {
 		return err
@@ -80,6 +82,39 @@ func ethernet() (*net.Interface, error) {
 		}
 	}
 	return nil, nil
+}
+
+// bareEthernet takes all addresses and routes from the guest's Ethernet interface, nil if it has
+// none, and leaves it up: that is most of what makes it work.
+func bareEthernet() (*net.Interface, error) {
+	link, err := ethernet()
+	if err != nil || link == nil {
+		return nil, err
+	}
+	if err := configureNetwork(link, nil, false); err != nil {
+		return nil, err
+	}
+	r, err := openRTNetlink()
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	return link, r.setUp(link.Index, true)
+}
+
+// withoutIPv6 keeps IPv6 off the Ethernet interface, if there is one: the host lets none of it through.
+// Each copy of the guest would look for addresses, routers and groups there. Who has a use for it
+// may turn it on again.
+func withoutIPv6() error {
+	link, err := ethernet()
+	if err != nil || link == nil {
+		return err
+	}
+	err = os.WriteFile("/proc/sys/net/ipv6/conf/"+link.Name+"/disable_ipv6", []byte("1"), 0)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel without it
+		return fmt.Errorf("turn off IPv6: %w", err)
+	}
+	return nil
 }
 
 // loopbackUp sets lo up; the kernel gives it its addresses.

@@ -46,11 +46,20 @@ func must(t *testing.T, err error) {
 	}
 }
 
+// configure configures the network of the namespace that the thread is in.
+func configure(n *guestapi.Network) error {
+	link, err := ethernet()
+	if err != nil {
+		return err
+	}
+	return configureNetwork(link, n, false)
+}
+
 func TestConfigureNetwork(t *testing.T) {
 	inNetwork(t, func(t *testing.T) {
-		must(t, configureNetwork(nil)) // a guest without a network
+		must(t, configure(nil)) // a guest without a network
 		first := &guestapi.Network{Address: netip.MustParsePrefix("198.18.0.3/31"), Gateway: netip.MustParseAddr("198.18.0.2")}
-		if err := configureNetwork(first); err == nil {
+		if err := configure(first); err == nil {
 			t.Error("configured an interface that is not there")
 		}
 		must(t, loopbackUp())
@@ -58,7 +67,7 @@ func TestConfigureNetwork(t *testing.T) {
 
 		second := &guestapi.Network{Address: netip.MustParsePrefix("10.0.2.15/24"), Gateway: netip.MustParseAddr("10.0.2.2")}
 		for _, n := range []*guestapi.Network{first, first, second, first, second} {
-			must(t, configureNetwork(n))
+			must(t, configure(n))
 			checkNetwork(t, n.Address, n.Gateway)
 		}
 		// An address next to the wanted one goes, whoever set it.
@@ -67,10 +76,10 @@ func TestConfigureNetwork(t *testing.T) {
 		stray, err := netlink.ParseAddr("192.0.2.1/24")
 		must(t, err)
 		must(t, netlink.AddrAdd(eth0, stray))
-		must(t, configureNetwork(second))
+		must(t, configure(second))
 		checkNetwork(t, second.Address, second.Gateway)
 
-		must(t, configureNetwork(nil))
+		must(t, configure(nil))
 		eth0, err = netlink.LinkByName("eth0")
 		must(t, err)
 		addrs, err := netlink.AddrList(eth0, netlink.FAMILY_V4)
@@ -78,11 +87,11 @@ func TestConfigureNetwork(t *testing.T) {
 		if len(addrs) != 0 || eth0.Attrs().Flags&net.FlagUp != 0 {
 			t.Errorf("after no network: %v, %v", addrs, eth0.Attrs().Flags)
 		}
-		if err := configureNetwork(&guestapi.Network{}); err == nil {
+		if err := configure(&guestapi.Network{}); err == nil {
 			t.Error("configured an empty network")
 		}
 		bad := &guestapi.Network{Address: first.Address, Gateway: netip.MustParseAddr("203.0.113.1")}
-		if err := configureNetwork(bad); !errors.Is(err, unix.ENETUNREACH) {
+		if err := configure(bad); !errors.Is(err, unix.ENETUNREACH) {
 			t.Errorf("a gateway out of reach: %v", err)
 		}
 	})
@@ -125,6 +134,27 @@ func checkNetwork(t *testing.T, address netip.Prefix, gateway netip.Addr) {
 	if !slices.Equal(gateways, []string{gateway.String()}) {
 		t.Errorf("default routes via %v, want %v", gateways, gateway)
 	}
+}
+
+// The interface has no address that the kernel made up, and loopback keeps its own.
+func TestWithoutIPv6(t *testing.T) {
+	inNetwork(t, func(t *testing.T) {
+		must(t, withoutIPv6()) // a guest without a network
+		addEthernet(t, "eth0")
+		must(t, withoutIPv6())
+		must(t, loopbackUp())
+		must(t, os.WriteFile("/proc/sys/net/ipv6/conf/lo/disable_ipv6", []byte("0"), 0))
+		must(t, configure(&guestapi.Network{Address: netip.MustParsePrefix("198.18.0.3/31"), Gateway: netip.MustParseAddr("198.18.0.2")}))
+		for name, want := range map[string]int{"eth0": 0, "lo": 1} {
+			link, err := netlink.LinkByName(name)
+			must(t, err)
+			addrs, err := netlink.AddrList(link, netlink.FAMILY_V6)
+			must(t, err)
+			if len(addrs) != want {
+				t.Errorf("%s has %v", name, addrs)
+			}
+		}
+	})
 }
 
 func TestLoopbackUp(t *testing.T) {
@@ -232,7 +262,7 @@ func TestListen(t *testing.T) {
 		must(t, loopbackUp())
 		addEthernet(t, "eth0")
 		n := &guestapi.Network{Address: netip.MustParsePrefix("198.18.0.3/31"), Gateway: netip.MustParseAddr("198.18.0.2")}
-		must(t, configureNetwork(n))
+		must(t, configure(n))
 		log := slog.New(slog.DiscardHandler)
 		s := &system{log: log}
 		s.server = NewServer(s, nil, log)

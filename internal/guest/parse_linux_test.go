@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"testing/iotest"
 
@@ -143,29 +142,6 @@ func FuzzApplyModes(f *testing.F) {
 		}
 		if once.Ispeed != 0 || once.Ospeed != 0 || once.Cflag != 0 {
 			t.Fatalf("changed what has no mode: %+v", once)
-		}
-	})
-}
-
-func TestAuthorizedKeys(t *testing.T) {
-	const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
-	keys, err := authorizedKeys([]byte("# a comment\n\n" + key + " me\n" + key))
-	if err != nil || len(keys) != 2 {
-		t.Errorf("got %d keys, %v", len(keys), err)
-	}
-	for _, bad := range []string{"no key", `command="x" ` + key, "restrict " + key} {
-		if _, err := authorizedKeys([]byte(bad)); err == nil {
-			t.Errorf("took %q", bad)
-		}
-	}
-}
-
-func FuzzAuthorizedKeys(f *testing.F) {
-	f.Add([]byte("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		keys, err := authorizedKeys(data)
-		if lines := strings.Count(string(data), "\n") + 1; err == nil && len(keys) > lines {
-			t.Fatalf("%d keys in %d lines", len(keys), lines)
 		}
 	})
 }

@@ -21,12 +21,15 @@ const (
 
 // endProcesses ends all processes but this one, which must be PID 1.
 func endProcesses(r *Reaper, log *slog.Logger) {
+	if childless() {
+		return
+	}
 	_ = unix.Kill(-1, unix.SIGTERM) // fails only if there is nobody
 	_ = unix.Kill(-1, unix.SIGCONT)
 	hangUpTerminals("/proc")
-	if !awaitEmpty(r, "/proc", endGrace) {
+	if !awaitChildless(r, endGrace) {
 		_ = unix.Kill(-1, unix.SIGKILL)
-		if !awaitEmpty(r, "/proc", killGrace) {
+		if !awaitChildless(r, killGrace) {
 			log.Warn("some processes cannot be killed")
 		}
 	}
@@ -48,20 +51,24 @@ func powerOff() error {
 	return fmt.Errorf("power off: %w", errors.Join(off, reset))
 }
 
-// awaitEmpty waits until no process is left but PID 1 and the kernel's. It reports
-// whether that was so in time.
-func awaitEmpty(r *Reaper, proc string, limit time.Duration) bool {
+// childless tells whether PID 1 has no children, not even ones that are to be reaped. Then no
+// process is left but the kernel's: all others descend from it.
+func childless() bool {
+	err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT|unix.WALL, nil)
+	return errors.Is(err, unix.ECHILD)
+}
+
+// awaitChildless waits until that is so. It reports whether it was in time.
+func awaitChildless(r *Reaper, limit time.Duration) bool {
 	deadline := time.After(limit)
-	for {
-		if left, err := userProcesses(proc); err == nil && left == 0 {
-			return true
-		}
+	for !childless() {
 		select {
 		case <-r.reaped:
 		case <-deadline:
 			return false
 		}
 	}
+	return true
 }
 
 // hangUpTerminals sends SIGHUP to all who lead the session of a terminal, as closing
@@ -74,13 +81,6 @@ func hangUpTerminals(proc string) {
 	})
 }
 
-// userProcesses counts the processes that live, without PID 1 and the kernel's own.
-func userProcesses(proc string) (int, error) {
-	count := 0
-	err := eachProcess(proc, func(process) { count++ })
-	return count, err
-}
-
 // process is what a process's stat says of it.
 type process struct {
 	pid      int
@@ -88,7 +88,7 @@ type process struct {
 	terminal bool // it has a controlling one
 }
 
-// eachProcess calls do with each process that userProcesses counts.
+// eachProcess calls do with each process that lives, but PID 1 and the kernel's own.
 func eachProcess(proc string, do func(process)) error {
 	dir, err := os.Open(proc)
 	if err != nil {

@@ -120,8 +120,9 @@ func helpEndProcesses() error {
 	if _, err := io.ReadFull(read, buf); err != nil {
 		return err
 	}
-	if n, err := userProcesses("/proc"); err != nil || n < 2 {
-		return fmt.Errorf("%d processes, %v", n, err)
+	n := 0
+	if err := eachProcess("/proc", func(process) { n++ }); err != nil || n < 2 || childless() {
+		return fmt.Errorf("%d processes, childless %v, %v", n, childless(), err)
 	}
 	begin := time.Now()
 	endProcesses(r, log)

@@ -3,8 +3,6 @@ package guest
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,7 +13,6 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/sys/cpu"
 	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/guestapi"
@@ -45,7 +42,7 @@ type System interface {
 	Console() io.Writer
 }
 
-// Server is the guest's SSH server. Its methods may be called concurrently.
+// Server serves the host on the guest channel, and SSH clients on the network. Its methods may be called concurrently.
 type Server struct {
 	system System
 	reaper *Reaper
@@ -55,16 +52,8 @@ type Server struct {
 	sockets socketTable
 	buffers wire.Buffers
 
-	mu         sync.Mutex
-	identity   identity
-	channelKey ssh.Signer // of the guest channel; nil: none yet
-}
-
-// identity is the part of guestapi.Identity that the server itself uses.
-type identity struct {
-	env     []string
-	hostKey ssh.Signer // nil: nobody can log in on the network
-	keys    []ssh.PublicKey
+	mu       sync.Mutex
+	identity guestapi.Identity // what the server itself uses of it
 }
 
 // NewServer makes a server that starts its commands with reaper. It logs to log.
@@ -82,31 +71,8 @@ func (s *Server) ServeChannel(rw io.ReadWriter, seed func([]byte)) error {
 		if err != nil {
 			return fmt.Errorf("accept session: %w", err)
 		}
-		// Not before the host has sent entropy: there may be none until then.
-		key, err := s.ownChannelKey()
-		if err != nil {
-			return err
-		}
-		if err := s.serveChannelSession(conn, key); err != nil {
-			s.log.Warn("a session on the channel failed", "error", err)
-		}
+		s.serveHost(conn)
 	}
-}
-
-// ownChannelKey is the key of the guest channel, which is made when it is first needed.
-func (s *Server) ownChannelKey() (ssh.Signer, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.channelKey == nil {
-		_, key, err := ed25519.GenerateKey(nil)
-		if err != nil {
-			return nil, fmt.Errorf("make host key: %w", err)
-		}
-		if s.channelKey, err = ssh.NewSignerFromKey(key); err != nil {
-			return nil, fmt.Errorf("make host key: %w", err)
-		}
-	}
-	return s.channelKey, nil
 }
 
 // rest gets ready to be copied. First it takes an identity that means nothing, so that a copy
@@ -116,32 +82,30 @@ func (s *Server) rest(ctx context.Context, rehearsal []byte) error {
 		return fmt.Errorf("rehearse: %w", err)
 	}
 	s.mu.Lock()
-	s.channelKey, s.identity = nil, identity{} // every copy gets its own
+	s.identity = guestapi.Identity{} // every copy gets its own
 	s.mu.Unlock()
 	s.system.Rest()
 	return nil
 }
 
-func (s *Server) serveChannelSession(conn net.Conn, key ssh.Signer) error {
+// serveHost serves one session of the host and closes its connection.
+func (s *Server) serveHost(raw net.Conn) {
 	defer s.survive()
-	config := &ssh.ServerConfig{
-		NoClientAuth: true,
-		Config: ssh.Config{
-			KeyExchanges: []string{ssh.KeyExchangeCurve25519},
-			Ciphers:      channelCiphers(),
-		},
-	}
-	config.AddHostKey(key)
-	return s.serve(conn, config, true)
-}
-
-// channelCiphers are the ciphers for the channel. The host prefers AES, which is
-// right on a processor that has instructions for it and slow without.
-func channelCiphers() []string {
-	if cpu.X86.HasAES && cpu.X86.HasPCLMULQDQ || cpu.ARM64.HasAES && cpu.ARM64.HasPMULL {
-		return []string{ssh.CipherAES128GCM, ssh.CipherChaCha20Poly1305}
-	}
-	return []string{ssh.CipherChaCha20Poly1305}
+	conn := wire.NewConn(raw)
+	defer conn.Close()
+	session := wire.NewGuest(conn)
+	// The host may take it for the end of the session that the next one is answered.
+	var own sync.WaitGroup
+	defer own.Wait()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	own.Go(func() {
+		defer s.survive()
+		for req := range session.Requests() {
+			s.hostRequest(ctx, session, &own, req)
+		}
+	})
+	s.serveChannels(ctx, &peer{conn: conn, host: true}, session.Opens())
 }
 
 // ServeNetwork serves SSH clients on the network, who log in as root with one of
@@ -158,7 +122,7 @@ func (s *Server) ServeNetwork(listener net.Listener) error {
 			config, err := s.networkConfig()
 			if err == nil {
 				_ = conn.SetDeadline(time.Now().Add(loginTimeout))
-				err = s.serve(conn, config, false)
+				err = s.serveClient(conn, config)
 			}
 			// A reset is how the host's proof of forwarding ends its connection.
 			if err != nil && !errors.Is(err, unix.ECONNRESET) {
@@ -172,7 +136,12 @@ func (s *Server) networkConfig() (*ssh.ServerConfig, error) {
 	s.mu.Lock()
 	id := s.identity
 	s.mu.Unlock()
-	if id.hostKey == nil {
+	// Not before somebody comes: most guests have no clients on the network.
+	hostKey, keys, err := id.Keys()
+	switch {
+	case err != nil:
+		return nil, err
+	case hostKey == nil:
 		return nil, errors.New("the guest has no identity yet")
 	}
 	config := &ssh.ServerConfig{
@@ -180,7 +149,7 @@ func (s *Server) networkConfig() (*ssh.ServerConfig, error) {
 			if c.User() != "root" {
 				return nil, fmt.Errorf("no user %q", c.User())
 			}
-			for _, k := range id.keys {
+			for _, k := range keys {
 				if bytes.Equal(k.Marshal(), key.Marshal()) {
 					return nil, nil
 				}
@@ -188,7 +157,7 @@ func (s *Server) networkConfig() (*ssh.ServerConfig, error) {
 			return nil, errors.New("unknown key")
 		},
 	}
-	config.AddHostKey(id.hostKey)
+	config.AddHostKey(hostKey)
 	return config, nil
 }
 
@@ -203,32 +172,30 @@ type peer struct {
 	host bool // may do what is smolvm's own
 }
 
-// serve serves one SSH connection and closes it. Only the host may do what is smolvm's
-// own.
-func (s *Server) serve(raw net.Conn, config *ssh.ServerConfig, host bool) error {
+// serveClient serves one SSH connection from the network and closes it.
+func (s *Server) serveClient(raw net.Conn, config *ssh.ServerConfig) error {
 	conn := wire.NewConn(raw)
 	defer conn.Close()
-	p := &peer{conn: conn, host: host}
-	server, channels, requests, err := ssh.NewServerConn(conn, config)
+	_, channels, requests, err := ssh.NewServerConn(conn, config)
 	if err != nil {
 		return err
 	}
 	_ = conn.SetDeadline(time.Time{})
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	go func() {
-		defer s.survive()
-		for req := range requests {
-			s.globalRequest(ctx, server, req, host)
-		}
-	}()
+	go ssh.DiscardRequests(requests)
+	s.serveChannels(ctx, &peer{conn: conn}, channels)
+	return nil
+}
+
+// serveChannels serves what a peer opens until it is gone.
+func (s *Server) serveChannels(ctx context.Context, p *peer, channels <-chan ssh.NewChannel) {
 	for open := range channels {
 		go func() {
 			defer s.survive()
 			s.channel(ctx, p, open)
 		}()
 	}
-	return nil
 }
 
 func (s *Server) channel(ctx context.Context, p *peer, open ssh.NewChannel) {
@@ -248,28 +215,26 @@ func (s *Server) channel(ctx context.Context, p *peer, open ssh.NewChannel) {
 	}
 }
 
-func (s *Server) globalRequest(ctx context.Context, conn ssh.Conn, req *ssh.Request, host bool) {
+func (s *Server) hostRequest(ctx context.Context, session *wire.Session, own *sync.WaitGroup, req *wire.Request) {
 	var reply []byte
-	err := errors.New("unknown request")
+	var err error
 	after := func() {}
-	if host {
-		switch req.Type {
-		case guestapi.RequestConfigure:
-			err = s.configure(ctx, req.Payload, s.system.Configure)
-		case guestapi.RequestClock:
-			reply, err = s.clock(req.Payload)
-		case guestapi.RequestWatchListeners:
-			err = nil
-			after = func() { go s.watch(ctx, conn) }
-		case guestapi.RequestRest:
-			err = s.rest(ctx, req.Payload)
-		case guestapi.RequestPowerOff:
-			err = nil
-			after = s.system.PowerOff
-		}
+	switch req.Type {
+	case guestapi.RequestConfigure:
+		err = s.configure(ctx, req.Payload, s.system.Configure)
+	case guestapi.RequestClock:
+		reply, err = s.clock(req.Payload)
+	case guestapi.RequestWatchListeners:
+		after = func() { own.Go(func() { s.watch(ctx, session) }) }
+	case guestapi.RequestRest:
+		err = s.rest(ctx, req.Payload)
+	case guestapi.RequestPowerOff:
+		after = s.system.PowerOff
+	default:
+		err = errors.New("unknown request")
 	}
 	if err != nil {
-		reply, _ = json.Marshal(failure(err)) // strings: cannot fail
+		reply = refusal(err)
 	}
 	_ = req.Reply(err == nil, reply)
 	after()
@@ -277,37 +242,27 @@ func (s *Server) globalRequest(ctx context.Context, conn ssh.Conn, req *ssh.Requ
 
 func (s *Server) clock(payload []byte) (reply []byte, err error) {
 	var c guestapi.Clock
-	if err := json.Unmarshal(payload, &c); err != nil {
+	if err := guestapi.Decode(payload, &c); err != nil {
 		return nil, fmt.Errorf("read clock: %w", err)
 	}
 	now, err := s.system.StepClock(c.Step)
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(guestapi.Clock{Time: now})
+	return guestapi.Encode(&guestapi.Clock{Time: now}), nil
 }
 
 func (s *Server) configure(ctx context.Context, payload []byte, apply func(context.Context, guestapi.Identity) error) error {
 	came := time.Now()
 	var id guestapi.Identity
-	if err := json.Unmarshal(payload, &id); err != nil {
+	if err := guestapi.Decode(payload, &id); err != nil {
 		return fmt.Errorf("read identity: %w", err)
-	}
-	own := identity{env: id.Env}
-	var err error
-	if len(id.HostKey) > 0 {
-		if own.hostKey, err = ssh.ParsePrivateKey(id.HostKey); err != nil {
-			return fmt.Errorf("read host key: %w", err)
-		}
-	}
-	if own.keys, err = authorizedKeys(id.AuthorizedKeys); err != nil {
-		return err
 	}
 	if err := s.system.Ready(ctx); err != nil {
 		return err
 	}
 	s.mu.Lock()
-	s.identity = own
+	s.identity = guestapi.Identity{Env: id.Env, HostKey: id.HostKey, AuthorizedKeys: id.AuthorizedKeys}
 	s.mu.Unlock()
 	if !id.Time.IsZero() {
 		id.Time = id.Time.Add(time.Since(came))
@@ -315,31 +270,10 @@ func (s *Server) configure(ctx context.Context, payload []byte, apply func(conte
 	return apply(ctx, id)
 }
 
-// authorizedKeys reads keys in authorized_keys format. A key with options is
-// refused: they would restrict it, and nothing here would.
-func authorizedKeys(data []byte) ([]ssh.PublicKey, error) {
-	var keys []ssh.PublicKey
-	for line := range bytes.Lines(data) {
-		line = bytes.TrimSpace(line)
-		if len(line) == 0 || line[0] == '#' {
-			continue
-		}
-		key, _, options, _, err := ssh.ParseAuthorizedKey(line)
-		if err != nil {
-			return nil, fmt.Errorf("read authorized keys: %w", err)
-		}
-		if len(options) > 0 {
-			return nil, fmt.Errorf("read authorized keys: option %q is not supported", options[0])
-		}
-		keys = append(keys, key)
-	}
-	return keys, nil
-}
-
 func (s *Server) environment() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.identity.env
+	return s.identity.Env
 }
 
 // survive keeps a fault in the handling of one connection from ending PID 1, and

@@ -48,14 +48,14 @@ func (s *stream) accept() (net.Conn, error) {
 				s.seed(f.Entropy[:])
 			}
 			hello = &f
-			if err := s.answer(guestapi.FrameEcho, f.Nonce); err != nil {
+			if err := s.answer(guestapi.NewEcho(f.Nonce)); err != nil {
 				return nil, err
 			}
 		case f.Kind == guestapi.FrameGo && hello != nil && hello.Nonce == f.Nonce:
-			if err := s.answer(guestapi.FrameReady, f.Nonce); err != nil {
+			if err := s.answer(guestapi.Frame{Kind: guestapi.FrameReady, Nonce: f.Nonce}); err != nil {
 				return nil, err
 			}
-			return &streamConn{stream: s}, nil
+			return &streamConn{stream: s, mask: guestapi.NewMask(f.Nonce)}, nil
 		}
 	}
 }
@@ -105,16 +105,17 @@ func (s *stream) awaitHost() error {
 	return err
 }
 
-func (s *stream) answer(kind guestapi.FrameKind, nonce [16]byte) error {
+func (s *stream) answer(f guestapi.Frame) error {
 	s.writeMu.Lock()
 	defer s.writeMu.Unlock()
-	_, err := s.rw.Write(guestapi.Frame{Kind: kind, Nonce: nonce}.Append(nil))
+	_, err := s.rw.Write(f.Append(nil))
 	return err
 }
 
 // streamConn is one session of a stream.
 type streamConn struct {
 	stream *stream
+	mask   *guestapi.Mask // of what is read
 	mu     sync.Mutex
 	closed bool
 }
@@ -143,7 +144,9 @@ func (c *streamConn) Read(p []byte) (int, error) {
 		c.Close()
 		return 0, io.EOF
 	}
-	return copy(p, data), nil
+	n = copy(p, data)
+	c.mask.Apply(p[:n])
+	return n, nil
 }
 
 func (c *streamConn) Write(p []byte) (int, error) {

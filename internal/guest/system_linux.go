@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"runtime/debug"
-	"strconv"
 	"sync"
 	"time"
 
@@ -28,8 +27,11 @@ type system struct {
 	bootErr  error         // why it never will be; for after ready
 	powerOff func()
 
-	mu       sync.Mutex // held while an identity is applied
-	settled  bool       // it has an identity
+	mu      sync.Mutex // held while an identity is applied
+	settled bool       // it has an identity
+	// bare is the network interface while it is known to be without addresses: since it was taken
+	// them no command has run.
+	bare     *net.Interface
 	listener net.Listener
 	address  netip.Addr // where listener listens
 }
@@ -80,10 +82,13 @@ func (s *system) Rehearse(ctx context.Context, id guestapi.Identity) error {
 	if own == "" {
 		err = overwriteFile(machineIDFile, []byte(noMachineID+"\n"), 0o444)
 	}
-	return errors.Join(err, configureNetwork(nil))
+	link, linkErr := bareEthernet()
+	s.bare = link
+	return errors.Join(err, linkErr)
 }
 
 func (s *system) Rest() {
+	awaitClockSource(clockSourceFile, clockSourceLimit)
 	unix.Sync()
 	debug.FreeOSMemory()
 }
@@ -109,12 +114,25 @@ func (s *system) Configure(_ context.Context, id guestapi.Identity) error {
 		write = overwriteFile // no command runs yet
 	}
 	s.settled = true
-	errs = append(errs, writeEtc("/etc", id, write), configureNetwork(id.Network))
+	errs = append(errs, writeEtc("/etc", id, write), s.configureNetwork(id.Network))
 	if id.GrowRoot {
 		errs = append(errs, growRoot("/", rootDevice))
 	}
 	s.listen(id.Network)
 	return errors.Join(errs...)
+}
+
+// configureNetwork looks for the interface only if it is not known.
+func (s *system) configureNetwork(n *guestapi.Network) error {
+	if link := s.bare; link != nil {
+		s.bare = nil
+		return configureNetwork(link, n, true)
+	}
+	link, err := ethernet()
+	if err != nil {
+		return err
+	}
+	return configureNetwork(link, n, false)
 }
 
 // listen serves SSH on the guest's network address, and no longer on the one
@@ -133,7 +151,7 @@ func (s *system) listen(n *guestapi.Network) {
 		s.listener.Close()
 	}
 	s.listener, s.address = nil, address
-	l, err := net.Listen("tcp", net.JoinHostPort(address.String(), strconv.Itoa(guestapi.SSHPort)))
+	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(address, guestapi.SSHPort)))
 	if err != nil {
 		s.log.Warn("no SSH server", "address", address.String(), "error", err)
 		return

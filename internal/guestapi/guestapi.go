@@ -1,6 +1,6 @@
 // Package guestapi holds what the host and the guest program must agree on:
-// the name of the channel, the names of the requests that SSH has no verb for,
-// and their JSON payloads. It imports neither side.
+// the name of the channel, the names of what is asked for over it that SSH has no name for,
+// and their payloads. It imports neither side.
 package guestapi
 
 import (
@@ -16,7 +16,7 @@ const ChannelName = "org.smolvm.guest.0"
 // SSHPort is where the guest's SSH server listens on its network address.
 const SSHPort = 22
 
-// SSH global requests, host to guest. One that fails is refused with a Failure
+// Requests of a session, host to guest. One that fails is refused with a Failure
 // as its payload.
 const (
 	// RequestConfigure gives the guest its Identity.
@@ -25,7 +25,7 @@ const (
 	// a Clock, and so is that of its reply.
 	RequestClock = "clock@smolvm"
 	// RequestWatchListeners asks the guest to report its listeners
-	// with RequestListeners, now and whenever they change. No payload.
+	// with RequestListeners, now and whenever they change. No payload, and no reply but that.
 	RequestWatchListeners = "watch-listeners@smolvm"
 	// RequestRest asks a guest that has no identity yet to get ready to be copied: to write
 	// out its disk, and to forget what copies must not have in common. Its payload is an Identity
@@ -36,11 +36,11 @@ const (
 	RequestPowerOff = "power-off@smolvm"
 )
 
-// RequestListeners is the SSH global request, guest to host, that carries
+// RequestListeners is the request of a session, guest to host, that carries
 // a Listeners. It wants no reply.
 const RequestListeners = "listeners@smolvm"
 
-// SSH channel types, opened by the host. They save round trips: the payload
+// Types of channels, opened by the host. They save round trips: the payload
 // travels with the opening, and its refusal is the answer.
 const (
 	// ChannelExec runs the Exec in its payload. It is accepted once the command
@@ -81,8 +81,7 @@ const (
 // wants no reply.
 const RequestFilesDone = "files-done@smolvm"
 
-// MaxPayload bounds a request's payload, in bytes: what surely fits in one SSH
-// packet.
+// MaxPayload bounds a request's payload, in bytes.
 const MaxPayload = 192 << 10
 
 // Dial is the payload of ChannelDial, in SSH's own encoding. The host "localhost"
@@ -111,8 +110,8 @@ type WindowChange struct {
 
 // Clock is what the guest's clock says, in a reply, or how far it is to be stepped, in a request.
 type Clock struct {
-	Time time.Time     `json:"time,omitzero"`
-	Step time.Duration `json:"step,omitempty"`
+	Time time.Time
+	Step time.Duration
 }
 
 // Failure says why a request was refused.
@@ -137,33 +136,33 @@ const (
 // Identity is all that makes one guest differ from another. A guest boots
 // without one; the host sends it on every start. Receiving it twice is harmless.
 type Identity struct {
-	Hostname string    `json:"hostname"`
-	Time     time.Time `json:"time"`
+	Hostname string
+	Time     time.Time
 	// Entropy is credited to the guest's random number generator.
-	Entropy []byte   `json:"entropy"`
-	Network *Network `json:"network,omitempty"` // nil: loopback only
+	Entropy []byte
+	Network *Network // nil: loopback only
 	// HostKey is the PEM private key of the guest's SSH server on the network.
-	HostKey []byte `json:"host_key"`
+	HostKey []byte
 	// AuthorizedKeys are the keys, in authorized_keys format, that may log in
 	// there.
-	AuthorizedKeys []byte `json:"authorized_keys"`
+	AuthorizedKeys []byte
 	// MachineID is to be the guest's machine ID. Empty: the one that it has, or one of its own
 	// making.
-	MachineID string `json:"machine_id,omitempty"`
+	MachineID string
 	// Env is set for every command, as "NAME=value".
-	Env []string `json:"env,omitempty"`
+	Env []string
 	// GrowRoot asks for the root filesystem to be grown to the size of its disk.
-	GrowRoot bool `json:"grow_root,omitempty"`
+	GrowRoot bool
 }
 
 // Network is the configuration of the guest's one Ethernet interface.
 type Network struct {
 	// MAC is the interface's own address; empty: the one that it has.
-	MAC         net.HardwareAddr `json:"mac,omitempty"`
-	Address     netip.Prefix     `json:"address"` // a /31 out of the pool, or user-mode's /24
-	Gateway     netip.Addr       `json:"gateway"`
-	Nameservers []netip.Addr     `json:"nameservers"`
-	Search      []string         `json:"search,omitempty"`
+	MAC         net.HardwareAddr
+	Address     netip.Prefix // a /31 out of the pool, or user-mode's /24
+	Gateway     netip.Addr
+	Nameservers []netip.Addr
+	Search      []string
 }
 
 // Exec is a command to run in the guest.
@@ -236,6 +235,6 @@ const (
 // Listeners are the guest's TCP listeners, and the UDP sockets that take datagrams
 // from anybody: the widest scope of each port.
 type Listeners struct {
-	TCP map[uint16]Scope `json:"tcp"`
-	UDP map[uint16]Scope `json:"udp"`
+	TCP map[uint16]Scope
+	UDP map[uint16]Scope
 }

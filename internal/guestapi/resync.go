@@ -10,13 +10,13 @@ import "bytes"
 //	Hello(nonce, entropy), again
 //	and again until answered  -->  drops everything that is not a Hello
 //	                          <--  Echo(nonce)
-//	Go(nonce), then SSH       -->  drops everything until this Go
-//	                          <--  Ready(nonce), then SSH
+//	Go(nonce), the session    -->  drops everything until this Go
+//	                          <--  Ready(nonce), the session
 //
 // The host drops everything up to its Echo, then everything up to its Ready. A
 // Hello is repeated since the first may complete what is left of a frame that
-// an earlier host died in. A Hello within a session ends that session:
-// sessions are encrypted, so nothing that is sent through one can look like it.
+// an earlier host died in. A Hello within a session ends that session: what the
+// host sends in one is masked, so that nothing in it can look like one. See Mask.
 
 // FrameKind is the meaning of a Frame.
 type FrameKind byte
@@ -29,6 +29,10 @@ const (
 	FrameReady
 )
 
+// Protocol is the version of what a session and its payloads are. A guest keeps the one that it
+// booted with, whoever speaks to it later. It changes with every change to them.
+const Protocol = 1
+
 // EntropySize is how many random bytes a Hello brings: enough to seed the
 // guest's random number generator from nothing.
 const EntropySize = 32
@@ -38,9 +42,19 @@ type Frame struct {
 	Kind  FrameKind
 	Nonce [16]byte
 	// Entropy is what a Hello brings for the guest to draw its first random
-	// numbers from. It is zero in the other kinds.
+	// numbers from. It is zero in the other kinds, but for an Echo's first byte: see NewEcho.
 	Entropy [EntropySize]byte
 }
+
+// NewEcho is the answer to a Hello.
+func NewEcho(nonce [16]byte) Frame {
+	f := Frame{Kind: FrameEcho, Nonce: nonce}
+	f.Entropy[0] = Protocol
+	return f
+}
+
+// Protocol is that of the guest, as its Echo tells.
+func (f Frame) Protocol() int { return int(f.Entropy[0]) }
 
 // magic begins every frame. Its first byte does not occur again in it, which
 // lets a Scanner step over mismatches without going back.

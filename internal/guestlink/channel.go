@@ -41,10 +41,7 @@ type ChannelConfig struct {
 	// Ended is closed when the guest's machine has ended: then there is nothing to
 	// connect to any more.
 	Ended <-chan struct{}
-	// Emulated tells that the guest's processor is, so that its instructions for AES,
-	// which it claims to have, are slow.
-	Emulated bool
-	Log      *slog.Logger
+	Log   *slog.Logger
 }
 
 // State is how a Channel is.
@@ -195,29 +192,20 @@ func (c *Channel) dial(ctx context.Context) (_ *Link, _ <-chan guestapi.Listener
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect to guest: %w", err)
 	}
-	ciphers := anyCipher()
-	if c.cfg.Emulated {
-		ciphers = emulatedCipher()
-	}
-	link, err := dialWith(ctx, conn, c.cfg.Log, ciphers)
+	link, err := Dial(ctx, conn, c.cfg.Log)
 	if err != nil {
 		return nil, nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { link.end(ctx.Err()) })
 	err = c.cfg.Prepare(ctx, link)
 	timing.End(ctx, "identity")
-	var reports <-chan guestapi.Listeners
-	if err == nil {
-		reports, err = link.Listeners(c.ctx) // the reports outlive the attempt
-		timing.End(ctx, "listeners")
-	}
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
 	if err != nil {
 		return nil, nil, errors.Join(err, link.Close())
 	}
-	return link, reports, nil
+	return link, link.Listeners(c.ctx), nil // the reports outlive the attempt
 }
 
 // set notes the link there is now, or why there is none.

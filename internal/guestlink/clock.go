@@ -2,7 +2,6 @@ package guestlink
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -22,18 +21,14 @@ const (
 func (l *Link) SyncClock(ctx context.Context) error {
 	var step time.Duration
 	for range clockRounds {
-		payload, err := json.Marshal(guestapi.Clock{Step: step})
-		if err != nil {
-			return fmt.Errorf("set guest's clock: %w", err)
-		}
 		asked := time.Now()
-		reply, err := l.request(ctx, "set guest's clock", guestapi.RequestClock, payload)
+		reply, err := l.request(ctx, "set guest's clock", guestapi.RequestClock, guestapi.Encode(&guestapi.Clock{Step: step}))
 		if err != nil {
 			return err
 		}
 		unsure := time.Since(asked) / 2
 		var guest guestapi.Clock
-		if err := json.Unmarshal(reply, &guest); err != nil {
+		if err := guestapi.Decode(reply, &guest); err != nil {
 			return fmt.Errorf("read guest's clock: %w", err)
 		}
 		step = asked.Add(unsure).Sub(guest.Time)

@@ -2,7 +2,6 @@ package guestlink
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -23,10 +22,7 @@ import (
 // from returning. A Read of in that waits may outlive it, and what it reads is lost.
 func (l *Link) Files(ctx context.Context, f guestapi.Files, in io.Reader, out io.Writer) error {
 	op := fmt.Sprintf("%s %s in guest", f.Op, f.Path)
-	payload, err := json.Marshal(f)
-	if err != nil {
-		return fmt.Errorf("%s: %w", op, err)
-	}
+	payload := guestapi.Encode(&f)
 	if len(payload) > guestapi.MaxPayload {
 		return fmt.Errorf("%s: %w", op, unix.ENAMETOOLONG)
 	}

@@ -149,8 +149,8 @@ func TestFilesRefused(t *testing.T) {
 
 // What a guest says is fit to be read in a terminal.
 func TestRefusalIsPrintable(t *testing.T) {
-	evil := `{"error":"\u001b]0;owned\u0007\r\nü` + strings.Repeat("x", maxReason) + `"}`
-	text := refused("op", []byte(evil)).Error()
+	evil := guestapi.Failure{Error: "\x1b]0;owned\x07\r\nü" + strings.Repeat("x", maxReason)}
+	text := refused("op", guestapi.Encode(&evil)).Error()
 	if strings.ContainsAny(text, "\x1b\x07\r\n") || !strings.Contains(text, "owned") || !strings.Contains(text, "ü") || len(text) > 2*maxReason {
 		t.Errorf("got %.100q, %d bytes", text, len(text))
 	}

@@ -1,5 +1,5 @@
-// Package guestlink is the host's side of the guest channel: an SSH session over a
-// byte stream that outlives sessions, to a guest that runs package guest.
+// Package guestlink is the host's side of the guest channel: sessions, one after another, over a
+// byte stream that outlives them, to a guest that runs package guest.
 //
 // The guest is not trusted: what it says is taken as what it says, it can open
 // nothing on the host, and no answer of it, or lack of one, holds the caller
@@ -8,7 +8,6 @@ package guestlink
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -29,7 +28,7 @@ var ErrLost = errors.New("guest channel lost")
 
 // Link is a session with a guest. Its methods may be called concurrently.
 type Link struct {
-	conn ssh.Conn
+	conn *wire.Session
 	wire *wire.Conn // what conn runs over
 	log  *slog.Logger
 	done chan struct{}
@@ -38,27 +37,17 @@ type Link struct {
 	keepAlive chan keepAlive
 	listeners latest[guestapi.Listeners]
 
-	mu       sync.Mutex
-	cause    error // why the link ended, if known better than from conn
-	err      error
-	watching bool // the guest was asked to report its listeners
+	watch sync.Once // asks the guest to report its listeners
+
+	mu    sync.Mutex
+	cause error // why the link ended, if known better than from conn
+	err   error
 }
 
 // Dial begins a session over conn, which it owns from then on. The guest may still
 // be booting, or be in the middle of an older session's packet: Dial waits for it
 // until ctx ends. The Link does not depend on ctx afterwards.
 func Dial(ctx context.Context, conn net.Conn, log *slog.Logger) (*Link, error) {
-	return dialWith(ctx, conn, log, anyCipher())
-}
-
-// anyCipher are the ciphers in order of preference. The guest leaves out AES if its
-// processor has no instructions for it.
-func anyCipher() []string { return []string{ssh.CipherAES128GCM, ssh.CipherChaCha20Poly1305} }
-
-// emulatedCipher is what is fastest where the instructions for AES are emulated.
-func emulatedCipher() []string { return []string{ssh.CipherChaCha20Poly1305} }
-
-func dialWith(ctx context.Context, conn net.Conn, log *slog.Logger, ciphers []string) (*Link, error) {
 	synced, err := resync(ctx, conn)
 	if err != nil {
 		conn.Close()
@@ -66,54 +55,27 @@ func dialWith(ctx context.Context, conn net.Conn, log *slog.Logger, ciphers []st
 	}
 	timing.End(ctx, "guest") // a guest that boots answers when it has
 	over := wire.NewConn(synced)
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	client, channels, requests, err := ssh.NewClientConn(over, "guest", &ssh.ClientConfig{
-		User: "root",
-		Config: ssh.Config{
-			KeyExchanges: []string{ssh.KeyExchangeCurve25519},
-			Ciphers:      ciphers,
-		},
-		HostKeyAlgorithms: []string{ssh.KeyAlgoED25519},
-		// Any key will do: the stream leads to this very virtual machine and nowhere
-		// else, and the encryption is there for the protocol's sake.
-		HostKeyCallback: ssh.InsecureIgnoreHostKey(),
-	})
-	if !stop() {
-		err = ctx.Err()
-	}
-	if err != nil {
-		over.Close()
-		return nil, fmt.Errorf("begin SSH session: %w", err)
-	}
-	timing.End(ctx, "handshake")
 	l := &Link{
-		conn:      client,
+		conn:      wire.NewHost(over),
 		wire:      over,
 		log:       log,
 		done:      make(chan struct{}),
 		requests:  make(chan struct{}, 1),
 		keepAlive: make(chan keepAlive),
 	}
-	go l.serve(channels, requests)
+	go l.serve()
 	go l.keep(keepAlive{PingEvery, PingTimeout})
 	return l, nil
 }
 
 // serve handles what the guest sends by itself, until the link ends.
-func (l *Link) serve(channels <-chan ssh.NewChannel, requests <-chan *ssh.Request) {
-	var refusing sync.WaitGroup
-	refusing.Go(func() {
-		for open := range channels {
-			_ = open.Reject(ssh.Prohibited, "the guest may not open channels")
-		}
-	})
-	for req := range requests {
+func (l *Link) serve() {
+	for req := range l.conn.Requests() {
 		if req.Type == guestapi.RequestListeners {
 			l.report(req.Payload)
 		}
 		_ = req.Reply(false, nil)
 	}
-	refusing.Wait()
 	err := l.conn.Wait()
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF // to nobody the end of what was to be read
@@ -181,11 +143,11 @@ func (l *Link) Rest(ctx context.Context, rehearsal guestapi.Identity) error {
 }
 
 func (l *Link) identify(ctx context.Context, op, name string, id guestapi.Identity) error {
-	payload, err := json.Marshal(id)
-	if err != nil {
+	// The guest reads its keys when it needs them, which is too late to refuse them.
+	if _, _, err := id.Keys(); err != nil {
 		return fmt.Errorf("%s: %w", op, err)
 	}
-	_, err = l.request(ctx, op, name, payload)
+	_, err := l.request(ctx, op, name, guestapi.Encode(&id))
 	return err
 }
 

@@ -3,7 +3,6 @@ package guestlink
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
@@ -55,16 +54,11 @@ func TestConfigure(t *testing.T) {
 	<-system.off
 }
 
-// A guest rests when it has booted, and forgets the key that all its copies would have.
+// A guest rests when it has booted, and forgets what it rehearsed with.
 func TestRest(t *testing.T) {
 	system := newFakeSystem()
 	system.ready = make(chan struct{})
-	p := startGuest(t, system)
-	before := channelKey(t, p)
-	if again := channelKey(t, p); !bytes.Equal(before, again) {
-		t.Error("the test does not see that a guest keeps its key")
-	}
-	l := dial(t, p)
+	l := dial(t, startGuest(t, system))
 	done := make(chan error, 1)
 	go func() {
 		done <- l.Rest(t.Context(), guestapi.Identity{Hostname: "rehearsal", Env: []string{"COLOR=red"}})
@@ -87,12 +81,6 @@ func TestRest(t *testing.T) {
 	<-system.rested
 	if r := run(t, l, sh("echo $COLOR"), nil); r.stdout.String() != "\n" {
 		t.Errorf("the rehearsal's environment is kept: %q", &r.stdout)
-	}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if bytes.Equal(before, channelKey(t, p)) {
-		t.Error("the guest has kept its key")
 	}
 }
 
@@ -123,27 +111,6 @@ func TestSyncClock(t *testing.T) {
 	if err := l.SyncClock(t.Context()); !errors.Is(err, fs.ErrPermission) {
 		t.Errorf("a guest that cannot set its clock: %v", err)
 	}
-}
-
-// channelKey is what the guest at p shows who connects.
-func channelKey(t *testing.T, p *port) (key []byte) {
-	t.Helper()
-	synced, err := resync(t.Context(), p.connect(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, _, _, err := ssh.NewClientConn(wire.NewConn(synced), "guest", &ssh.ClientConfig{
-		User: "root",
-		HostKeyCallback: func(_ string, _ net.Addr, shown ssh.PublicKey) error {
-			key = shown.Marshal()
-			return nil
-		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn.Close()
-	return key
 }
 
 // A command waits for the guest's boot, and no longer than its context.
@@ -270,6 +237,15 @@ func TestHelloDuringSession(t *testing.T) {
 	}
 }
 
+// What goes through a session may hold all that begins one.
+func TestForgedFrames(t *testing.T) {
+	forged := bytes.Repeat(guestapi.Frame{Kind: guestapi.FrameHello, Nonce: [16]byte{1}}.Append([]byte("x")), 1000)
+	r := run(t, newLink(t), sh("cat"), bytes.NewReader(forged))
+	if r.status.Code != 0 || !bytes.Equal(r.stdout.Bytes(), forged) {
+		t.Errorf("%d bytes of %d came back, %+v", r.stdout.Len(), len(forged), r.status)
+	}
+}
+
 func discard() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
 
 // A port without a host is not asked again and again.
@@ -306,12 +282,7 @@ func TestDialEndsWithContext(t *testing.T) {
 				}
 				_, f, ok := s.Scan(buf[:n])
 				if ok && f.Kind == guestapi.FrameHello {
-					f.Kind = guestapi.FrameEcho
-					_, _ = conn.Write(f.Append(nil))
-				}
-				if ok && f.Kind == guestapi.FrameGo {
-					f.Kind = guestapi.FrameReady
-					_, _ = conn.Write(f.Append(nil))
+					_, _ = conn.Write(guestapi.NewEcho(f.Nonce).Append(nil))
 				}
 			}
 		},
@@ -341,10 +312,7 @@ func TestDialEndsWithContext(t *testing.T) {
 func TestLinkLost(t *testing.T) {
 	p := startGuest(t, newFakeSystem())
 	l := dial(t, p)
-	sub, err := l.Listeners(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	sub := l.Listeners(t.Context())
 	process, err := l.Start(t.Context(), sh("sleep 60"), nil, nil, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -373,10 +341,8 @@ func TestLinkLost(t *testing.T) {
 		}
 	}
 	l.KeepAlive(time.Second, time.Second)
-	if sub, err := l.Listeners(t.Context()); err == nil {
-		if _, ok := <-sub; ok {
-			t.Error("Listeners: still reports")
-		}
+	if _, ok := <-l.Listeners(t.Context()); ok {
+		t.Error("Listeners: still reports")
 	}
 }
 
@@ -403,19 +369,11 @@ func TestKeepAlive(t *testing.T) {
 			}
 		}
 	}()
-	key := hostKey(t)
 	go func() {
-		config := &ssh.ServerConfig{NoClientAuth: true}
-		config.AddHostKey(key)
-		server, channels, requests, err := ssh.NewServerConn(answerHello(guest), config)
-		if err != nil {
-			return
-		}
-		go ssh.DiscardRequests(requests)
-		for open := range channels {
+		session := wire.NewGuest(wire.NewConn(answerHello(guest)))
+		for open := range session.Opens() {
 			_ = open.Reject(ssh.UnknownChannelType, "")
 		}
-		server.Close()
 	}()
 	l, err := Dial(t.Context(), conn, discard())
 	if err != nil {
@@ -452,10 +410,27 @@ func TestKeepAlive(t *testing.T) {
 	}
 }
 
-func hostKey(t *testing.T) ssh.Signer {
-	t.Helper()
-	_, signer := newKey(t)
-	return signer
+// A guest that booted with another version is not misunderstood: it is said what to do.
+func TestDialOtherVersion(t *testing.T) {
+	host, end := socketPair(t)
+	go func() {
+		var s guestapi.Scanner
+		buf := make([]byte, 4096)
+		for {
+			n, err := end.Read(buf)
+			if err != nil {
+				return
+			}
+			if _, f, ok := s.Scan(buf[:n]); ok && f.Kind == guestapi.FrameHello {
+				// As all did before there were versions.
+				_, _ = end.Write(guestapi.Frame{Kind: guestapi.FrameEcho, Nonce: f.Nonce}.Append(nil))
+			}
+		}
+	}()
+	defer end.Close()
+	if _, err := Dial(t.Context(), host, discard()); !errors.Is(err, ErrProtocol) || !strings.Contains(err.Error(), "start it again") {
+		t.Errorf("got %v", err)
+	}
 }
 
 // answerHello plays the guest's part of the resynchronisation.
@@ -466,12 +441,11 @@ func answerHello(conn net.Conn) net.Conn {
 		in.unread = in.unread[n:]
 		switch {
 		case ok && f.Kind == guestapi.FrameHello:
-			f.Kind = guestapi.FrameEcho
-			_, _ = conn.Write(f.Append(nil))
+			_, _ = conn.Write(guestapi.NewEcho(f.Nonce).Append(nil))
 		case ok && f.Kind == guestapi.FrameGo:
 			f.Kind = guestapi.FrameReady
 			_, _ = conn.Write(f.Append(nil))
-			return &resyncedConn{Conn: conn, early: in.unread}
+			return &guestConn{&resyncedConn{Conn: conn, early: in.unread, mask: guestapi.NewMask(f.Nonce)}}
 		case len(in.unread) == 0:
 			n, err := conn.Read(in.buf[:])
 			if err != nil {
@@ -482,13 +456,21 @@ func answerHello(conn net.Conn) net.Conn {
 	}
 }
 
+// guestConn is the guest's end of a resyncedConn, which unmasks.
+type guestConn struct{ *resyncedConn }
+
+func (c *guestConn) Read(p []byte) (int, error) {
+	n, err := c.resyncedConn.Read(p)
+	c.mask.Apply(p[:n])
+	return n, err
+}
+
+func (c *guestConn) Write(p []byte) (int, error) { return c.Conn.Write(p) }
+
 func TestListeners(t *testing.T) {
 	l := newLink(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	sub, err := l.Listeners(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	sub := l.Listeners(ctx)
 	await := func(sub <-chan guestapi.Listeners, port uint16, want guestapi.Scope) {
 		t.Helper()
 		timeout := time.After(10 * time.Second)
@@ -517,11 +499,7 @@ func TestListeners(t *testing.T) {
 		port := uint16(server.Addr().(*net.TCPAddr).Port)
 		await(sub, port, scope)
 		// A later subscriber is told at once.
-		second, err := l.Listeners(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		await(second, port, scope)
+		await(l.Listeners(ctx), port, scope)
 		server.Close()
 		await(sub, port, "")
 	}
@@ -533,29 +511,20 @@ func TestListeners(t *testing.T) {
 // Nothing that the guest sends by itself harms the host.
 func TestHostileGuest(t *testing.T) {
 	host, end := socketPair(t)
-	key := hostKey(t)
-	refused := make(chan error, 1)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		config := &ssh.ServerConfig{NoClientAuth: true}
-		config.AddHostKey(key)
-		server, channels, requests, err := ssh.NewServerConn(answerHello(end), config)
-		if err != nil {
-			refused <- err
-			return
-		}
+		server := wire.NewGuest(wire.NewConn(answerHello(end)))
 		go func() {
-			for req := range requests {
-				_ = req.Reply(false, []byte("not json"))
+			for req := range server.Requests() {
+				_ = req.Reply(false, []byte("no failure"))
 			}
 		}()
-		for _, payload := range []string{"", "null", "{", `{"tcp":{"70000":"network"}}`, `{"tcp":{"80":"network"}}`} {
-			_, _, _ = server.SendRequest(guestapi.RequestListeners, false, []byte(payload))
+		report := guestapi.Encode(&guestapi.Listeners{TCP: map[uint16]guestapi.Scope{80: guestapi.ScopeNetwork}})
+		for _, payload := range [][]byte{nil, []byte("x"), report[1:], report} {
+			_, _, _ = server.SendRequest(guestapi.RequestListeners, false, payload)
 		}
-		_, _, err = server.OpenChannel("session", nil)
-		refused <- err
-		for open := range channels {
+		for open := range server.Opens() {
 			channel, reqs, err := open.Accept() // a process that says nonsense
 			if err != nil {
 				continue
@@ -571,12 +540,8 @@ func TestHostileGuest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var open *ssh.OpenChannelError
-	if err := <-refused; !errors.As(err, &open) || open.Reason != ssh.Prohibited {
-		t.Errorf("the guest opened a channel: %v", err)
-	}
 	var r *RefusedError
-	if _, err := l.Listeners(t.Context()); !errors.As(err, &r) {
+	if err := l.Configure(t.Context(), guestapi.Identity{}); !errors.As(err, &r) {
 		t.Errorf("got %v", err)
 	}
 	p, err := l.Start(t.Context(), sh("true"), nil, os.Stderr, nil)
@@ -592,15 +557,15 @@ func TestHostileGuest(t *testing.T) {
 }
 
 func FuzzRefused(f *testing.F) {
-	f.Add([]byte(`{"error":"x","kind":"not-exist"}`))
-	f.Add([]byte(`{`))
+	f.Add(guestapi.Encode(&guestapi.Failure{Error: "x", Kind: guestapi.KindNotExist}))
+	f.Add([]byte("{"))
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		err := refused("op", payload)
 		if err == nil || err.Error() == "" {
 			t.Fatal("no error")
 		}
 		var want guestapi.Failure
-		if json.Unmarshal(payload, &want) == nil && want.Kind == guestapi.KindNotExist && want.Error != "" && !errors.Is(err, fs.ErrNotExist) {
+		if guestapi.Decode(payload, &want) == nil && want.Kind == guestapi.KindNotExist && want.Error != "" && !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%v is not fs.ErrNotExist", err)
 		}
 	})

@@ -2,7 +2,6 @@ package guestlink
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -58,10 +57,7 @@ func (l *Link) Start(ctx context.Context, e guestapi.Exec, stdin io.Reader, stdo
 	}
 	op := fmt.Sprintf("start %q in guest", program)
 	e.Stdin = stdin != nil
-	payload, err := json.Marshal(e)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", op, err)
-	}
+	payload := guestapi.Encode(&e)
 	if len(payload) > guestapi.MaxPayload {
 		return nil, fmt.Errorf("%s: %w: at most %d bytes", op, unix.E2BIG, guestapi.MaxPayload)
 	}

@@ -1,7 +1,6 @@
 package guestlink
 
 import (
-	"encoding/json"
 	"fmt"
 	"io/fs"
 	"strconv"
@@ -48,7 +47,7 @@ func (e *RefusedError) Is(target error) bool {
 // refused makes an error of a guest's refusal.
 func refused(op string, payload []byte) error {
 	e := &RefusedError{Op: op}
-	if err := json.Unmarshal(payload, &e.Failure); err != nil || e.Failure.Error == "" {
+	if err := guestapi.Decode(payload, &e.Failure); err != nil || e.Failure.Error == "" {
 		e.Failure = guestapi.Failure{Error: "refused without a reason"}
 	}
 	e.Failure.Error = printable(e.Failure.Error)

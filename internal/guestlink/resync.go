@@ -3,12 +3,16 @@ package guestlink
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/guestapi"
 )
+
+// ErrProtocol is wrapped by errors about a guest that booted with another version of SmolVM.
+var ErrProtocol = errors.New("the guest speaks another version's language")
 
 // How often a Hello is repeated until the guest answers. A guest that still boots
 // finds all of them waiting.
@@ -17,7 +21,7 @@ const (
 	helloSlow = time.Second
 )
 
-// resync begins a session on conn and returns the connection to speak SSH over. See
+// resync begins a session on conn and returns the connection to have it over. See
 // guestapi.Frame for how. Deadlines on conn are how ctx ends it.
 func resync(ctx context.Context, conn net.Conn) (net.Conn, error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
@@ -27,12 +31,12 @@ func resync(ctx context.Context, conn net.Conn) (net.Conn, error) {
 		_, err = conn.Write(guestapi.Frame{Kind: guestapi.FrameGo, Nonce: nonce}.Append(nil))
 	}
 	if err == nil {
-		err = in.await(guestapi.FrameReady, nonce)
+		_, err = in.await(guestapi.FrameReady, nonce)
 	}
 	if err != nil {
 		return nil, failedSession(ctx, err)
 	}
-	return &resyncedConn{Conn: conn, early: in.unread}, nil
+	return &resyncedConn{Conn: conn, early: in.unread, mask: guestapi.NewMask(nonce)}, nil
 }
 
 // AwaitIdle waits until the guest has ended all that earlier sessions began, and waits for
@@ -65,7 +69,11 @@ func greet(conn net.Conn) (nonce [16]byte, in *frameReader, err error) {
 	repeated := make(chan error, 1)
 	go func() { repeated <- repeatHello(conn, hello.Append(nil), answered) }()
 	in = &frameReader{conn: conn}
-	readErr := in.await(guestapi.FrameEcho, hello.Nonce)
+	echo, readErr := in.await(guestapi.FrameEcho, hello.Nonce)
+	if readErr == nil && echo.Protocol() != guestapi.Protocol {
+		readErr = fmt.Errorf("%w: it speaks version %d, and this is version %d: stop the VM and start it again",
+			ErrProtocol, echo.Protocol(), guestapi.Protocol)
+	}
 	if readErr != nil {
 		// The writer may wait for a guest that reads nothing.
 		_ = conn.SetWriteDeadline(time.Unix(1, 0))
@@ -100,29 +108,38 @@ type frameReader struct {
 	unread  []byte // part of buf
 }
 
-// await drops everything up to the end of the wanted frame.
-func (r *frameReader) await(kind guestapi.FrameKind, nonce [16]byte) error {
+// await drops everything up to the end of the wanted frame, which it returns.
+func (r *frameReader) await(kind guestapi.FrameKind, nonce [16]byte) (guestapi.Frame, error) {
 	for {
 		n, f, ok := r.scanner.Scan(r.unread)
 		r.unread = r.unread[n:]
 		if ok && f.Kind == kind && f.Nonce == nonce {
-			return nil
+			return f, nil
 		}
 		if len(r.unread) > 0 {
 			continue
 		}
 		n, err := r.conn.Read(r.buf[:])
 		if n == 0 && err != nil {
-			return err
+			return guestapi.Frame{}, err
 		}
 		r.unread = r.buf[:n]
 	}
 }
 
-// resyncedConn is a connection of which some has been read already.
+// resyncedConn is a connection of which some has been read already, and what is written to which
+// is masked. Reads need not wait for writes, but there is one of each at a time.
 type resyncedConn struct {
 	net.Conn
-	early []byte
+	early  []byte
+	mask   *guestapi.Mask
+	masked []byte // the last that was written
+}
+
+func (c *resyncedConn) Write(p []byte) (int, error) {
+	c.masked = append(c.masked[:0], p...)
+	c.mask.Apply(c.masked)
+	return c.Conn.Write(c.masked)
 }
 
 func (c *resyncedConn) Read(p []byte) (int, error) {

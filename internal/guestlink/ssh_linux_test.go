@@ -131,7 +131,7 @@ func TestNetworkIsNotTheHost(t *testing.T) {
 			t.Errorf("%s: %v, %v", request, ok, err)
 		}
 	}
-	if channel, _, err := c.OpenChannel(guestapi.ChannelExec, []byte(`{"argv":["true"]}`)); err == nil {
+	if channel, _, err := c.OpenChannel(guestapi.ChannelExec, guestapi.Encode(&guestapi.Exec{Argv: []string{"true"}})); err == nil {
 		channel.Close()
 		t.Error("started a command as the host does")
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/guestapi"
 	"github.com/smolvm/smolvm/internal/guestlink"
 	"github.com/smolvm/smolvm/internal/image"
 	"github.com/smolvm/smolvm/internal/layer"
@@ -169,7 +170,7 @@ func noteHeld(claim *store.Claim, held bool) error {
 func (v *VM) save(ctx context.Context, claim *store.Claim, r *run, d *saved.Draft, stopped func(context.Context) error) error {
 	rec := claim.Record()
 	var err error
-	d.Shape, err = v.host.driver.Shape(ctx, vmm.Config{
+	d.Shape, err = v.host.shape(ctx, vmm.Config{
 		Disk: rec.DiskFile(), MemoryMiB: rec.MemoryMiB, CPUs: rec.CPUs, Accelerator: r.accelerator, Network: r.net.device,
 	})
 	if err != nil {
@@ -189,6 +190,13 @@ func (v *VM) save(ctx context.Context, claim *store.Claim, r *run, d *saved.Draf
 		return fmt.Errorf("copy console's log: %w", err)
 	}
 	return nil
+}
+
+// shape is what a machine of this config must have to go on from another.
+func (h *Host) shape(ctx context.Context, cfg vmm.Config) (vmm.Shape, error) {
+	shape, err := h.driver.Shape(ctx, cfg)
+	shape.Guest = guestapi.Protocol
+	return shape, err
 }
 
 // freezeDisk makes what is on the VM's disk a layer, puts an overlay on it into dir, and another

@@ -211,9 +211,6 @@ func (r *run) serve(h *Host, vm string) {
 	r.forwards = h.forwards(r.net, vm, h.opts.Log, tunnel{r.channel})
 	r.listeners = followGuest(r.channel, r.forwards)
 	keepClock(r.channel, r.log)
-	// Begun early, so that the first expose need not wait for it. The manager keeps
-	// the result and says it when it matters.
-	go func() { _ = r.forwards.Prove(context.Background()) }()
 }
 
 // identity is what makes a VM's guest differ from others.
@@ -235,7 +232,7 @@ func (h *Host) identity(rec store.Record, img *image.Image, net *guestapi.Networ
 func (r *run) channelConfig() guestlink.ChannelConfig {
 	return guestlink.ChannelConfig{
 		Dial: r.machine.Channel, Prepare: r.identity.give, Ended: r.machine.Done(),
-		Emulated: r.accelerator == vmm.TCG, Log: r.log,
+		Log: r.log,
 	}
 }
 

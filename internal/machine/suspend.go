@@ -91,7 +91,7 @@ func (v *VM) goOn(ctx context.Context, claim *store.Claim, r *run, name string, 
 		return cannotResume(claim, err)
 	}
 	defer s.Close() //nolint:errcheck // never written to
-	shape, err := v.host.driver.Shape(ctx, cfg)
+	shape, err := v.host.shape(ctx, cfg)
 	if err != nil {
 		return err
 	}

@@ -151,8 +151,9 @@ func (h *Host) rest(ctx context.Context, m vmm.Machine) error {
 // rehearse runs a command and watches the listeners, so that a guest finds in memory what it
 // needs for that.
 func rehearse(ctx context.Context, link *guestlink.Link) error {
-	if _, err := link.Listeners(ctx); err != nil {
-		return err
+	// The kernel loads modules for the first report: saved before, each clone would go on with that.
+	if _, ok := <-link.Listeners(ctx); !ok {
+		return fmt.Errorf("wait for the guest's listeners: %w", errors.Join(ctx.Err(), link.Err()))
 	}
 	p, err := link.Start(ctx, guestapi.Exec{Argv: []string{"sh", "-c", "exec true"}}, nil, io.Discard, io.Discard)
 	if err == nil {
@@ -176,7 +177,7 @@ func putToRest(ctx context.Context, link *guestlink.Link) error {
 		Hostname: "localhost", Time: time.Now(), Env: []string{"PATH="}, HostKey: private, AuthorizedKeys: public,
 		Network: &guestapi.Network{
 			Address: netip.MustParsePrefix("192.0.2.2/24"), Gateway: netip.MustParseAddr("192.0.2.1"),
-			MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1},
+			MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, Nameservers: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
 		},
 	})
 }

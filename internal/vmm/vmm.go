@@ -99,6 +99,9 @@ type Shape struct {
 	// TSCKHz is how fast the processor's time stamp counter runs that an emulated guest was told
 	// of; 0: none.
 	TSCKHz int `json:"tsc_khz,omitempty"`
+	// Guest is the version of what the guest's own program speaks, which the monitor knows nothing
+	// of.
+	Guest int `json:"guest,omitempty"`
 }
 
 // tscTolerance is by how much counters may differ: a guest's clock then drifts by 17 s a day at
@@ -110,6 +113,8 @@ func (s Shape) Fits(other Shape) error {
 	switch {
 	case s.Machine != other.Machine:
 		return fmt.Errorf("%w: QEMU, the processor, the accelerator or the kind of network has changed", ErrShape)
+	case s.Guest != other.Guest:
+		return fmt.Errorf("%w: its guest program is of another version of SmolVM", ErrShape)
 	case math.Abs(float64(s.TSCKHz-other.TSCKHz)) > tscTolerance*float64(s.TSCKHz):
 		return fmt.Errorf("%w: the processor's counter runs at %d kHz here, and at %d kHz there", ErrShape, other.TSCKHz, s.TSCKHz)
 	}

@@ -1,6 +1,7 @@
-// Package wire is what both ends of the guest channel do alike: they carry SSH over a
-// byte stream without ever waiting for each other in a circle, and TCP connections
-// and datagrams over SSH's channels without losing how they ended.
+// Package wire is what both ends of the guest channel do alike: they carry channels and requests
+// like SSH's over a byte stream without ever waiting for each other in a circle, and TCP
+// connections and datagrams over channels without losing how they ended. To clients of the guest's
+// SSH server it does the same over SSH itself.
 package wire
 
 import (
@@ -14,13 +15,12 @@ import (
 )
 
 const (
-	// readSize is how much is read at once. SSH itself reads a packet in two or more
-	// pieces.
+	// readSize is how much is read at once. A message is read in two or more pieces.
 	readSize = 256 << 10
 	// fullAt is how many queued bytes make those who send data wait: enough to keep the
 	// stream busy, little enough to delay what comes behind by no more than that.
 	fullAt = 256 << 10
-	// pieceSize is the most data that one SSH packet carries.
+	// pieceSize is the most data that one message carries.
 	pieceSize = 32 << 10
 	// deadAt is how many queued bytes mean that the other end keeps asking for answers
 	// and does not read them.
@@ -37,11 +37,11 @@ const (
 	stepSize = 256 << 10
 )
 
-// Conn is a connection for SSH to run over. A Write does not wait: it queues, and a
+// Conn is a connection for a session to run over, ours or one of SSH. A Write does not wait: it queues, and a
 // goroutine writes what has queued meanwhile all at once.
 //
 // That is fast, and it is what keeps two ends from waiting for each other for ever:
-// SSH answers some messages from the goroutine that reads, so a Write that waited
+// a session answers some messages from the goroutine that reads, so a Write that waited
 // until the other end reads would keep this end from reading. In return all who send
 // data owe it to do so through Pace.
 type Conn struct {
@@ -83,24 +83,34 @@ func (c *Conn) Read(p []byte) (int, error) {
 var errNotRead = errors.New("the other end does not read what it asked for")
 
 // Write queues p. Its error is that of an earlier write, or that the other end is gone:
-// SSH would wait for ever for the answer to what it asks after it has read the end.
+// a session would wait for ever for the answer to what it asks after it has read the end.
 func (c *Conn) Write(p []byte) (int, error) {
+	if err := c.queueUp(p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// queueUp queues pieces that nothing may come between.
+func (c *Conn) queueUp(pieces ...[]byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
 	case c.err != nil:
-		return 0, c.err
+		return c.err
 	case c.closing, c.deaf:
-		return 0, net.ErrClosed
+		return net.ErrClosed
 	}
 	if len(c.queue) >= deadAt {
 		c.fail(errNotRead)
 		c.Conn.Close()
-		return 0, c.err
+		return c.err
 	}
-	c.queue = append(c.queue, p...)
+	for _, p := range pieces {
+		c.queue = append(c.queue, p...)
+	}
 	c.work.Signal()
-	return len(p), nil
+	return nil
 }
 
 // Close closes the connection once what was queued is written, unless the other end does

@@ -95,11 +95,11 @@ func TestCommandLine(t *testing.T) {
 	}{
 		"one emulated CPU": {
 			launch{Config: vmm.Config{Accelerator: vmm.TCG, CPUs: 1}, TSCKHz: 2000000},
-			"console=ttyS0 quiet panic=-1 random.trust_cpu=on cryptomgr.notests pci=off mitigations=off norandmaps noreplace-smp no_timer_check tsc=reliable tsc_early_khz=2000000",
+			"console=ttyS0 quiet panic=-1 random.trust_cpu=on cryptomgr.notests pci=off mitigations=off norandmaps psi=0 noreplace-smp no_timer_check tsc=reliable tsc_early_khz=2000000",
 		},
 		"no counter": {
 			launch{Config: vmm.Config{Accelerator: vmm.TCG, CPUs: 2}},
-			"console=ttyS0 quiet panic=-1 random.trust_cpu=on cryptomgr.notests pci=off mitigations=off norandmaps no_timer_check",
+			"console=ttyS0 quiet panic=-1 random.trust_cpu=on cryptomgr.notests pci=off mitigations=off norandmaps psi=0 no_timer_check",
 		},
 		"KVM": {
 			launch{Config: vmm.Config{Accelerator: vmm.KVM, CPUs: 1}, TSCKHz: 2000000, Append: "smolvm.probe"},
