@@ -133,7 +133,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case isClosed(s.reset):
+	case isClosed(s.reset) && !s.closed: // after Close it may be the echo of our own
 		return 0, syscall.ECONNRESET
 	case s.ended:
 		return 0, io.EOF
@@ -157,7 +157,7 @@ func (s *Stream) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case isClosed(s.reset):
+	case isClosed(s.reset) && !s.closed:
 		return n, syscall.ECONNRESET
 	case s.closed:
 		return n, net.ErrClosed
