@@ -202,6 +202,8 @@ func (s *Server) channel(ctx context.Context, p *peer, open ssh.NewChannel) {
 	switch t := open.ChannelType(); {
 	case t == "session":
 		s.session(ctx, p, open)
+	case t == guestapi.ChannelSSH && p.host:
+		s.sshTunnel(ctx, p, open)
 	case t == guestapi.ChannelDial:
 		s.tunnel(ctx, p, open)
 	case t == guestapi.ChannelDatagrams && p.host:

@@ -57,6 +57,9 @@ const (
 	// ChannelPing is always refused, at once: that is the answer. Unlike a global
 	// request it never waits behind another request.
 	ChannelPing = "ping@smolvm"
+	// ChannelSSH carries an SSH connection, the host's end of which is the client. Connections into
+	// the guest go through that. No payload.
+	ChannelSSH = "ssh@smolvm"
 	// ChannelDial connects to a TCP address as the guest sees it. Its payload is
 	// a Dial.
 	ChannelDial = "direct-tcpip"

@@ -36,12 +36,12 @@ func (l *Link) DialContext(ctx context.Context, network, address string) (*Conn,
 	default:
 		return nil, fmt.Errorf("dial %s in guest: %w", address, net.UnknownNetworkError(network))
 	}
-	channel, requests, to, err := l.dial(ctx, guestapi.ChannelDial, address)
+	over, channel, requests, to, err := l.dial(ctx, guestapi.ChannelDial, address)
 	if err != nil {
 		return nil, err
 	}
 	remote := net.TCPAddrFromAddrPort(to)
-	return &Conn{link: l, stream: wire.NewStream(l.wire, channel, requests, true), remote: remote}, nil
+	return &Conn{link: l, stream: wire.NewStream(over, channel, requests, true), remote: remote}, nil
 }
 
 // DialDatagrams begins a conversation with a UDP address as the guest sees it.
@@ -52,37 +52,40 @@ func (l *Link) DialContext(ctx context.Context, network, address string) (*Conn,
 // still sent. There are no deadlines: setting one fails with os.ErrNoDeadline. The errors
 // are those of DialContext.
 func (l *Link) DialDatagrams(ctx context.Context, address string) (net.Conn, error) {
-	channel, requests, to, err := l.dial(ctx, guestapi.ChannelDatagrams, address)
+	over, channel, requests, to, err := l.dial(ctx, guestapi.ChannelDatagrams, address)
 	if err != nil {
 		return nil, err
 	}
 	remote := net.UDPAddrFromAddrPort(to)
-	return &packetConn{Datagrams: wire.NewDatagrams(l.wire, channel, requests), remote: remote}, nil
+	return &packetConn{Datagrams: wire.NewDatagrams(over, channel, requests), remote: remote}, nil
 }
 
-// dial opens a channel that connects to an address, which it returns without an IP if
+// dial opens a channel of the tunnel that connects to an address, which it returns without an IP if
 // it is a name.
-func (l *Link) dial(ctx context.Context, kind, address string) (ssh.Channel, <-chan *ssh.Request, netip.AddrPort, error) {
-	var to netip.AddrPort
+func (l *Link) dial(ctx context.Context, kind, address string) (over *wire.Conn, channel ssh.Channel, requests <-chan *ssh.Request, to netip.AddrPort, err error) {
 	op := "dial " + address + " in guest"
 	host, service, err := net.SplitHostPort(address)
 	if err != nil {
-		return nil, nil, to, fmt.Errorf("%s: %w", op, err)
+		return nil, nil, nil, to, fmt.Errorf("%s: %w", op, err)
 	}
 	port, err := strconv.ParseUint(service, 10, 16)
 	if err != nil || port == 0 {
-		return nil, nil, to, fmt.Errorf("%s: invalid port %q", op, service)
+		return nil, nil, nil, to, fmt.Errorf("%s: invalid port %q", op, service)
 	}
 	ip, _ := netip.ParseAddr(host)
 	to = netip.AddrPortFrom(ip, uint16(port))
-	channel, requests, err := l.open(ctx, op, kind, ssh.Marshal(guestapi.Dial{
+	t, err := l.openTunnel(ctx, op)
+	if err != nil {
+		return nil, nil, nil, to, err
+	}
+	channel, requests, err = l.open(ctx, op, t.conn, kind, ssh.Marshal(guestapi.Dial{
 		Host: host, Port: uint32(port), OriginHost: "127.0.0.1",
 	}))
 	var refusal *ssh.OpenChannelError
 	if errors.As(err, &refusal) {
 		err = &DialError{Address: address, Reason: printable(refusal.Message)}
 	}
-	return channel, requests, to, err
+	return t.wire, channel, requests, to, err
 }
 
 // Conn is a TCP connection in the guest, carried over the link. It has no

@@ -26,7 +26,7 @@ func (l *Link) Files(ctx context.Context, f guestapi.Files, in io.Reader, out io
 	if len(payload) > guestapi.MaxPayload {
 		return fmt.Errorf("%s: %w", op, unix.ENAMETOOLONG)
 	}
-	channel, requests, err := l.open(ctx, op, guestapi.ChannelFiles, payload)
+	channel, requests, err := l.open(ctx, op, l.conn, guestapi.ChannelFiles, payload)
 	var refusal *ssh.OpenChannelError
 	switch {
 	case errors.As(err, &refusal):

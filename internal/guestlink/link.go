@@ -33,9 +33,11 @@ type Link struct {
 	log  *slog.Logger
 	done chan struct{}
 
-	requests  chan struct{} // holds a token while a global request is under way
-	keepAlive chan keepAlive
-	listeners latest[guestapi.Listeners]
+	requests   chan struct{} // holds a token while a global request is under way
+	tunnelling chan struct{} // holds one for who looks at tunnel
+	tunnel     *tunnel       // nil: none was needed yet
+	keepAlive  chan keepAlive
+	listeners  latest[guestapi.Listeners]
 
 	watch sync.Once // asks the guest to report its listeners
 
@@ -56,12 +58,13 @@ func Dial(ctx context.Context, conn net.Conn, log *slog.Logger) (*Link, error) {
 	timing.End(ctx, "guest") // a guest that boots answers when it has
 	over := wire.NewConn(synced)
 	l := &Link{
-		conn:      wire.NewHost(over),
-		wire:      over,
-		log:       log,
-		done:      make(chan struct{}),
-		requests:  make(chan struct{}, 1),
-		keepAlive: make(chan keepAlive),
+		conn:       wire.NewHost(over),
+		wire:       over,
+		log:        log,
+		done:       make(chan struct{}),
+		requests:   make(chan struct{}, 1),
+		tunnelling: make(chan struct{}, 1),
+		keepAlive:  make(chan keepAlive),
 	}
 	go l.serve()
 	go l.keep(keepAlive{PingEvery, PingTimeout})
@@ -197,7 +200,7 @@ func (l *Link) request(ctx context.Context, op, name string, payload []byte) (re
 }
 
 // open opens a channel. Its error is an *ssh.OpenChannelError if the guest refused.
-func (l *Link) open(ctx context.Context, op, kind string, payload []byte) (ssh.Channel, <-chan *ssh.Request, error) {
+func (l *Link) open(ctx context.Context, op string, on opener, kind string, payload []byte) (ssh.Channel, <-chan *ssh.Request, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", op, err)
 	}
@@ -208,7 +211,7 @@ func (l *Link) open(ctx context.Context, op, kind string, payload []byte) (ssh.C
 	}
 	result := make(chan opened, 1)
 	go func() {
-		channel, requests, err := l.conn.OpenChannel(kind, payload)
+		channel, requests, err := on.OpenChannel(kind, payload)
 		result <- opened{channel, requests, err}
 	}()
 	select {
@@ -235,7 +238,7 @@ func (l *Link) open(ctx context.Context, op, kind string, payload []byte) (ssh.C
 
 // Ping asks the guest for a sign of life.
 func (l *Link) Ping(ctx context.Context) error {
-	channel, requests, err := l.open(ctx, "ping guest", guestapi.ChannelPing, nil)
+	channel, requests, err := l.open(ctx, "ping guest", l.conn, guestapi.ChannelPing, nil)
 	var refusal *ssh.OpenChannelError
 	switch {
 	case errors.As(err, &refusal):

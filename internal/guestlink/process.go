@@ -61,7 +61,7 @@ func (l *Link) Start(ctx context.Context, e guestapi.Exec, stdin io.Reader, stdo
 	if len(payload) > guestapi.MaxPayload {
 		return nil, fmt.Errorf("%s: %w: at most %d bytes", op, unix.E2BIG, guestapi.MaxPayload)
 	}
-	channel, requests, err := l.open(ctx, op, guestapi.ChannelExec, payload)
+	channel, requests, err := l.open(ctx, op, l.conn, guestapi.ChannelExec, payload)
 	var refusal *ssh.OpenChannelError
 	switch {
 	case errors.As(err, &refusal):
