@@ -19,6 +19,7 @@ import (
 const (
 	cloneStart = "Launch to first Run answer"
 	cloneServe = "Launch to first HTTP 200, exposed"
+	poolRun    = "Get of a Pool to first Run answer"
 	qemuStart  = "QEMU alone"
 
 	startRounds = 20
@@ -27,7 +28,7 @@ const (
 
 // startTargets are what is to be reached.
 var startTargets = map[string]time.Duration{
-	cloneStart: 120 * time.Millisecond, cloneServe: 250 * time.Millisecond, closeVM: 50 * time.Millisecond,
+	cloneStart: 120 * time.Millisecond, poolRun: 120 * time.Millisecond, cloneServe: 250 * time.Millisecond, closeVM: 50 * time.Millisecond,
 }
 
 // measureStarts measures VMs that go on from a template: one at a time, and many together.
@@ -51,13 +52,16 @@ func measureStarts(ctx context.Context, set settings) (string, error) {
 		}
 		progress("start %d of %d", i+1, startRounds)
 	}
+	if err := c.pooled(ctx); err != nil {
+		return "", err
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Starts from a template\n\nMade by `make bench` (this part alone: `make bench BENCHFLAGS='-only %s'`): %d starts one after the other, medians. %s, %d MiB a VM. ",
 		partStart, startRounds, on, cloneMemory)
 	limit := c.s.median(qemuStart)
 	fmt.Fprintf(&b, "The limit is QEMU itself: %s from its start until a machine with nothing in it could run.\n\n", ms(limit))
 	fmt.Fprintf(&b, "| what | median | worst | ÷ limit | to reach |\n|---|---:|---:|---:|---|\n")
-	for _, name := range []string{cloneStart, cloneServe, closeVM} {
+	for _, name := range []string{cloneStart, poolRun, cloneServe, closeVM} {
 		verdict := "reached"
 		if c.s.median(name) > startTargets[name] {
 			verdict = "**missed**"
@@ -122,6 +126,31 @@ func (c *clones) round(ctx context.Context) error {
 		err = errors.Join(err, vm.Close())
 	}
 	return err
+}
+
+// pooled measures VMs that a pool has waiting. Another one is started meanwhile.
+func (c *clones) pooled(ctx context.Context) (err error) {
+	pool, err := smolvm.NewPool(1, smolvm.DataDir(c.dir), smolvm.Memory(cloneMemory))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, pool.Close()) }()
+	for range startRounds {
+		for deadline := time.Now().Add(time.Minute); pool.Ready() == 0; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				return errors.New("the pool starts no VM")
+			}
+		}
+		var vm *smolvm.VM
+		err := timed(c.s, poolRun, func() (err error) { vm, err = answered(ctx, func() (*smolvm.VM, error) { return pool.Get(ctx) }); return err })
+		if err != nil {
+			return err
+		}
+		if err := vm.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // note keeps the stages of a VM's start, which must have been one from a template.

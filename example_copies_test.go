@@ -100,3 +100,24 @@ func ExampleVM_Snapshot() {
 	fmt.Print(res.Stdout)
 	// Output: /etc
 }
+
+// VMs wait for those who need one at once.
+func ExamplePool() {
+	pool, err := smolvm.NewPool(2, smolvm.Memory(256))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer pool.Close()
+	ctx := context.Background()
+	vm, err := pool.Get(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer vm.Close()
+	res, err := vm.Run(ctx, "echo at your service")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Print(res.Stdout)
+	// Output: at your service
+}
