@@ -142,7 +142,10 @@ func (c *clones) pooled(ctx context.Context) (err error) {
 			}
 		}
 		var vm *smolvm.VM
-		err := timed(c.s, poolRun, func() (err error) { vm, err = answered(ctx, func() (*smolvm.VM, error) { return pool.Get(ctx) }); return err })
+		err := timed(c.s, poolRun, func() (err error) {
+			vm, err = answered(ctx, func() (*smolvm.VM, error) { return pool.Get(ctx) })
+			return err
+		})
 		if err != nil {
 			return err
 		}
