@@ -68,8 +68,9 @@ func (v *VM) suspend(ctx context.Context, claim *store.Claim, r *run) (err error
 	if err := claim.Update(func(rec *store.Record) { rec.Saved = name }); err != nil {
 		return err
 	}
-	// From here on it is suspended, whatever happens.
-	if err := errors.Join(r.forwards.Close(), v.kill(r)); err != nil {
+	// From here on it is suspended, whatever happens. Its forwards end when it is gone: a guest that
+	// stands still confirms no end of a connection.
+	if err := v.kill(r); err != nil {
 		r.log.Warn("could not end all of a VM that is suspended", "error", err)
 	}
 	return nil

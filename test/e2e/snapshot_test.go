@@ -2,8 +2,10 @@ package e2e
 
 import (
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -28,6 +30,7 @@ func TestSuspend(t *testing.T) {
 	}
 	port := serveCount(t, vm)
 	wantCount(t, port, 1)
+	tunnel := expose(t, vm, 8000, 0, smolvm.HostPort(freePort(t)), smolvm.Transport(smolvm.SSHTunnel))
 	same := "cat /proc/sys/kernel/random/boot_id /etc/machine-id; pgrep -f '[c]ount.py'"
 	before := run(t, vm, same)
 	key := hostKeyOf(t, vm)
@@ -44,6 +47,11 @@ func TestSuspend(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		open, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(tunnel)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer open.Close()
 		for range 2 {
 			if err := vm.Suspend(t.Context()); err != nil {
 				t.Fatal(err)
@@ -53,6 +61,7 @@ func TestSuspend(t *testing.T) {
 			t.Errorf("it is %s, %v", status, err)
 		}
 		wantRefused(t, port)
+		wantRefused(t, tunnel)
 		var stopped *smolvm.NotRunningError
 		if _, err := vm.Run(t.Context(), "true"); !errors.As(err, &stopped) || stopped.Status != smolvm.StatusSuspended {
 			t.Errorf("a command says %v", err)
