@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -278,4 +279,56 @@ func TestForkWithoutSpace(t *testing.T) {
 		t.Errorf("it says %v", err)
 	}
 	run(t, vm, "true")
+}
+
+// Who gives up a copy, at whatever moment, leaves nothing of it, and a VM that goes on.
+func TestCopyGivenUp(t *testing.T) {
+	f := newFixture(t)
+	vm := f.launchBackground("web", smolvm.Memory(256))
+	f.closeAtEnd(vm)
+	copies := map[string]func(context.Context) error{
+		"fork": func(ctx context.Context) error {
+			made, err := vm.Fork(ctx, 1)
+			for _, c := range made {
+				err = errors.Join(err, c.Delete(t.Context()))
+			}
+			return err
+		},
+		"snapshot": func(ctx context.Context) error {
+			s, err := vm.Snapshot(ctx, "")
+			if err == nil {
+				err = smolvm.RemoveSnapshot(t.Context(), s.Name, f.opts...)
+			}
+			return err
+		},
+		"suspend": func(ctx context.Context) error {
+			err := vm.Suspend(ctx)
+			if err == nil {
+				err = vm.Start(t.Context())
+			}
+			return err
+		},
+	}
+	for what, begin := range copies {
+		for _, moment := range []time.Duration{0, 20, 60, 120, 200} {
+			ctx, cancel := context.WithCancel(t.Context())
+			timer := time.AfterFunc(moment*time.Millisecond, cancel) // any moment will do
+			if err := begin(ctx); err != nil && !errors.Is(err, context.Canceled) {
+				t.Errorf("%s given up after %d ms: %v", what, moment, err)
+			}
+			timer.Stop()
+			cancel()
+			if status, err := vm.Status(t.Context()); err != nil || status != smolvm.StatusRunning {
+				t.Fatalf("%s given up after %d ms: the VM is %s, %v", what, moment, status, err)
+			}
+			run(t, vm, "true")
+		}
+	}
+	if vms, err := smolvm.List(t.Context(), f.opts...); err != nil || len(vms) != 1 {
+		t.Errorf("there are %v, %v", vms, err)
+	}
+	if err := vm.Delete(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.wantNoLayers()
 }

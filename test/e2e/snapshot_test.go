@@ -278,3 +278,30 @@ func TestSnapshots(t *testing.T) {
 	}
 	f.wantNoLayers()
 }
+
+// However a VM reaches the network, it can be suspended and forked.
+func TestSuspendNetworks(t *testing.T) {
+	f := newFixture(t)
+	for _, mode := range []smolvm.NetworkMode{smolvm.NetworkUser, smolvm.NetworkNone} {
+		vm := f.launch(smolvm.Memory(256), smolvm.Network(mode))
+		tunnel := smolvm.Transport(smolvm.SSHTunnel)
+		serve(t, vm, 8000, "page")
+		port := expose(t, vm, 8000, 0, tunnel)
+		if err := errors.Join(vm.Suspend(t.Context()), vm.Start(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		wantOrigin(t, vm, smolvm.FromSaved, "")
+		wantPage(t, port, "page")
+		copies, err := vm.Fork(t.Context(), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantPage(t, expose(t, copies[0], 8000, 0, tunnel), "page")
+		if info, err := copies[0].Info(t.Context()); err != nil || info.Network.Mode != mode {
+			t.Errorf("a copy of one with network %s has %s, %v", mode, info.Network.Mode, err)
+		}
+		if err := errors.Join(copies[0].Close(), vm.Close()); err != nil {
+			t.Error(err)
+		}
+	}
+}
