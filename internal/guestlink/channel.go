@@ -41,7 +41,10 @@ type ChannelConfig struct {
 	// Ended is closed when the guest's machine has ended: then there is nothing to
 	// connect to any more.
 	Ended <-chan struct{}
-	Log   *slog.Logger
+	// Emulated tells that the guest's processor is, so that its instructions for AES, which it
+	// claims to have, are slow.
+	Emulated bool
+	Log      *slog.Logger
 }
 
 // State is how a Channel is.
@@ -192,7 +195,7 @@ func (c *Channel) dial(ctx context.Context) (_ *Link, _ <-chan guestapi.Listener
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect to guest: %w", err)
 	}
-	link, err := Dial(ctx, conn, c.cfg.Log)
+	link, err := begin(ctx, conn, c.cfg.Log, c.cfg.Emulated)
 	if err != nil {
 		return nil, nil, err
 	}

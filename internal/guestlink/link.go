@@ -36,6 +36,7 @@ type Link struct {
 	requests   chan struct{} // holds a token while a global request is under way
 	tunnelling chan struct{} // holds one for who looks at tunnel
 	tunnel     *tunnel       // nil: none was needed yet
+	emulated   bool          // the guest's processor is
 	keepAlive  chan keepAlive
 	listeners  latest[guestapi.Listeners]
 
@@ -50,6 +51,10 @@ type Link struct {
 // be booting, or be in the middle of an older session's packet: Dial waits for it
 // until ctx ends. The Link does not depend on ctx afterwards.
 func Dial(ctx context.Context, conn net.Conn, log *slog.Logger) (*Link, error) {
+	return begin(ctx, conn, log, false)
+}
+
+func begin(ctx context.Context, conn net.Conn, log *slog.Logger, emulated bool) (*Link, error) {
 	synced, err := resync(ctx, conn)
 	if err != nil {
 		conn.Close()
@@ -61,6 +66,7 @@ func Dial(ctx context.Context, conn net.Conn, log *slog.Logger) (*Link, error) {
 		conn:       wire.NewHost(over),
 		wire:       over,
 		log:        log,
+		emulated:   emulated,
 		done:       make(chan struct{}),
 		requests:   make(chan struct{}, 1),
 		tunnelling: make(chan struct{}, 1),

@@ -23,6 +23,15 @@ type tunnel struct {
 	wire *wire.Conn // what conn runs over
 }
 
+// ciphers are the ciphers in order of preference.
+func (l *Link) ciphers() []string {
+	if l.emulated {
+		return []string{ssh.CipherChaCha20Poly1305}
+	}
+	// The guest leaves out AES if its processor has no instructions for it.
+	return []string{ssh.CipherAES128GCM, ssh.CipherChaCha20Poly1305}
+}
+
 // openTunnel returns the link's tunnel, which is made for the first connection: what runs commands
 // only need not wait for it. It lasts as long as the link, and the link as long as it.
 func (l *Link) openTunnel(ctx context.Context, op string) (*tunnel, error) {
@@ -48,8 +57,7 @@ func (l *Link) openTunnel(ctx context.Context, op string) (*tunnel, error) {
 		User: "root",
 		Config: ssh.Config{
 			KeyExchanges: []string{ssh.KeyExchangeCurve25519},
-			// Instructions for AES may be emulated, which is slow.
-			Ciphers: []string{ssh.CipherChaCha20Poly1305},
+			Ciphers:      l.ciphers(),
 		},
 		HostKeyAlgorithms: []string{ssh.KeyAlgoED25519},
 		// Any key will do: the session leads to this very virtual machine and nowhere else.

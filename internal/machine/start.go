@@ -232,7 +232,7 @@ func (h *Host) identity(rec store.Record, img *image.Image, net *guestapi.Networ
 func (r *run) channelConfig() guestlink.ChannelConfig {
 	return guestlink.ChannelConfig{
 		Dial: r.machine.Channel, Prepare: r.identity.give, Ended: r.machine.Done(),
-		Log: r.log,
+		Emulated: r.accelerator == vmm.TCG, Log: r.log,
 	}
 }
 
