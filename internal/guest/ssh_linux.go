@@ -18,7 +18,7 @@ func (s *Server) sshTunnel(ctx context.Context, p *peer, open ssh.NewChannel) {
 		return
 	}
 	go ssh.DiscardRequests(requests)
-	conn := wire.NewConn(wire.NewChannelConn(p.conn, channel))
+	conn := wire.NewInner(p.conn, channel)
 	defer conn.Close()
 	err = s.serveTunnel(ctx, conn)
 	if err != nil {

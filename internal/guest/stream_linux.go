@@ -144,9 +144,8 @@ func (c *streamConn) Read(p []byte) (int, error) {
 		c.Close()
 		return 0, io.EOF
 	}
-	n = copy(p, data)
-	c.mask.Apply(p[:n])
-	return n, nil
+	c.mask.Apply(p, data)
+	return len(data), nil
 }
 
 func (c *streamConn) Write(p []byte) (int, error) {

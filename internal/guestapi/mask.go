@@ -12,7 +12,7 @@ type Mask struct {
 
 const (
 	maskPeriod = 16
-	maskSize   = 4096
+	maskSize   = 16 << 10
 )
 
 // NewMask makes the mask of a session.
@@ -24,12 +24,12 @@ func NewMask(nonce [16]byte) *Mask {
 	return m
 }
 
-// Apply masks what goes on the stream, or unmasks what comes from it, piece by piece. The result is
-// in p.
-func (m *Mask) Apply(p []byte) {
+// Apply masks what goes on the stream, or unmasks what comes from it, piece by piece: p, into to, which
+// is at least as long and may be the same.
+func (m *Mask) Apply(to, p []byte) {
 	for len(p) > 0 {
-		n := subtle.XORBytes(p, p, m.key[m.at:m.at+maskSize])
+		n := subtle.XORBytes(to, p, m.key[m.at:m.at+maskSize])
 		m.at = (m.at + n) % maskPeriod
-		p = p[n:]
+		to, p = to[n:], p[n:]
 	}
 }

@@ -15,7 +15,7 @@ func TestMask(t *testing.T) {
 		m := NewMask(nonce)
 		for rest := data; len(rest) > 0; {
 			n := min(rand.IntN(3*maskSize), len(rest))
-			m.Apply(rest[:n])
+			m.Apply(rest, rest[:n])
 			rest = rest[n:]
 		}
 		return data

@@ -461,7 +461,7 @@ type guestConn struct{ *resyncedConn }
 
 func (c *guestConn) Read(p []byte) (int, error) {
 	n, err := c.resyncedConn.Read(p)
-	c.mask.Apply(p[:n])
+	c.mask.Apply(p, p[:n])
 	return n, err
 }
 

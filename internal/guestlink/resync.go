@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/guestapi"
@@ -137,8 +138,8 @@ type resyncedConn struct {
 }
 
 func (c *resyncedConn) Write(p []byte) (int, error) {
-	c.masked = append(c.masked[:0], p...)
-	c.mask.Apply(c.masked)
+	c.masked = slices.Grow(c.masked[:0], len(p))[:len(p)]
+	c.mask.Apply(c.masked, p)
 	return c.Conn.Write(c.masked)
 }
 

@@ -51,7 +51,7 @@ func (l *Link) openTunnel(ctx context.Context, op string) (*tunnel, error) {
 		return nil, err
 	}
 	go ssh.DiscardRequests(requests)
-	over := wire.NewConn(wire.NewChannelConn(l.wire, channel))
+	over := wire.NewInner(l.wire, channel)
 	stop := context.AfterFunc(ctx, func() { _ = channel.Close() }) // how it closes says nothing
 	conn, channels, tells, err := ssh.NewClientConn(over, "guest", &ssh.ClientConfig{
 		User: "root",

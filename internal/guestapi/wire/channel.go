@@ -10,6 +10,10 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
+// bulkSize is the most data that one message of ours carries. What waits behind it waits for that
+// long, so only a connection with others within it sends so much at once.
+const bulkSize = 128 << 10
+
 // windowSize is how much each end of a channel takes in before it is read, in bytes.
 const windowSize = 2 << 20
 
@@ -29,14 +33,17 @@ type channel struct {
 
 	mu     sync.Mutex
 	change *sync.Cond
-	out    [][]byte // what came, and was not read yet
-	errOut [][]byte
+	out    []piece // what came, and was not read yet
+	errOut []piece
 	unsent int  // what may still come
 	unread int  // how much of what came was read since the other end was told
 	window int  // how much may be sent
 	eof    bool // no more data comes
 	over   bool // nothing comes or goes any more
 }
+
+// piece is data that came at once.
+type piece struct{ all, unread []byte }
 
 func newChannel(s *Session, id uint32) *channel {
 	c := &channel{
@@ -92,13 +99,13 @@ func (c *channel) takeIn(m message) error {
 	c.unsent -= len(m.payload)
 	if len(m.payload) > 0 {
 		to := c.stream(m.kind)
-		*to = append(*to, m.payload)
+		*to = append(*to, piece{all: m.payload, unread: m.payload})
 		c.change.Broadcast()
 	}
 	return nil
 }
 
-func (c *channel) stream(k kind) *[][]byte {
+func (c *channel) stream(k kind) *[]piece {
 	if k == kindErrData {
 		return &c.errOut
 	}
@@ -165,9 +172,10 @@ func (c *channel) read(k kind, p []byte) (n int, err error) {
 	}
 	for n < len(p) && len(*from) > 0 {
 		first := &(*from)[0]
-		copied := copy(p[n:], *first)
+		copied := copy(p[n:], first.unread)
 		n += copied
-		if *first = (*first)[copied:]; len(*first) == 0 {
+		if first.unread = first.unread[copied:]; len(first.unread) == 0 {
+			c.session.recycle(first.all)
 			*from = (*from)[1:]
 		}
 	}
@@ -194,7 +202,7 @@ func (c *channel) write(k kind, p []byte) (written int, err error) {
 		for c.window == 0 && !c.over {
 			c.change.Wait()
 		}
-		n := min(len(p)-written, pieceSize, c.window)
+		n := min(len(p)-written, bulkSize, c.window)
 		c.window -= n
 		over := c.over
 		c.mu.Unlock()

@@ -9,16 +9,11 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// channelConn is a channel as a connection, for another Conn to be made of it.
+// channelConn is a channel as a connection. It has no deadlines: setting one fails with
+// os.ErrNoDeadline.
 type channelConn struct {
 	ssh.Channel
 	out io.Writer
-}
-
-// NewChannelConn makes a connection of a channel over conn. It has no deadlines: setting one fails
-// with os.ErrNoDeadline.
-func NewChannelConn(conn *Conn, channel ssh.Channel) net.Conn {
-	return &channelConn{channel, conn.Pace(channel)}
 }
 
 // Write waits until there is room for p.

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 )
 
 const (
@@ -46,7 +48,7 @@ const (
 // data owe it to do so through Pace.
 type Conn struct {
 	net.Conn
-	in *bufio.Reader
+	in io.Reader
 
 	written chan struct{} // closed when nothing is written any more
 	steps   chan struct{} // gets one when something was written, unless it has one
@@ -61,8 +63,16 @@ type Conn struct {
 }
 
 // NewConn makes a Conn of conn, which it owns from then on.
-func NewConn(conn net.Conn) *Conn {
-	c := &Conn{Conn: conn, in: bufio.NewReaderSize(conn, readSize), written: make(chan struct{}), steps: make(chan struct{}, 1)}
+func NewConn(conn net.Conn) *Conn { return newConn(conn, bufio.NewReaderSize(conn, readSize)) }
+
+// NewInner makes a Conn of a channel over another Conn, for a session within the session.
+func NewInner(outer *Conn, channel ssh.Channel) *Conn {
+	inner := &channelConn{channel, &paced{conn: outer, w: channel, piece: bulkSize}}
+	return newConn(inner, inner) // what comes is in memory already
+}
+
+func newConn(conn net.Conn, in io.Reader) *Conn {
+	c := &Conn{Conn: conn, in: in, written: make(chan struct{}), steps: make(chan struct{}, 1)}
 	c.work, c.room = sync.NewCond(&c.mu), sync.NewCond(&c.mu)
 	go c.writeAll()
 	return c
@@ -217,11 +227,12 @@ func (c *Conn) await() error {
 
 // Pace returns a writer to w, which is a channel over c. It waits while too much is
 // queued already.
-func (c *Conn) Pace(w io.Writer) io.Writer { return &paced{conn: c, w: w} }
+func (c *Conn) Pace(w io.Writer) io.Writer { return &paced{conn: c, w: w, piece: pieceSize} }
 
 type paced struct {
-	conn *Conn
-	w    io.Writer
+	conn  *Conn
+	w     io.Writer
+	piece int // is written at once
 }
 
 func (p *paced) Write(b []byte) (written int, err error) {
@@ -229,7 +240,7 @@ func (p *paced) Write(b []byte) (written int, err error) {
 		if err := p.conn.await(); err != nil {
 			return written, err
 		}
-		n, err := p.w.Write(b[:min(len(b), pieceSize)])
+		n, err := p.w.Write(b[:min(len(b), p.piece)])
 		written += n
 		if err != nil {
 			return written, err

@@ -66,8 +66,8 @@ func (m message) head() ([]byte, error) {
 	return append(b, m.name...), nil
 }
 
-// readMessage reads one message, which owns its payload.
-func readMessage(r io.Reader) (message, error) {
+// readMessage reads one message, which owns its payload. It takes the room for that from allocate.
+func readMessage(r io.Reader, allocate func(size int) []byte) (message, error) {
 	var head [headSize]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return message{}, err
@@ -77,7 +77,7 @@ func readMessage(r io.Reader) (message, error) {
 	if rest < nameLength || rest > maxMessage {
 		return message{}, fmt.Errorf("%w: %d bytes with a name of %d", errMessage, rest, nameLength)
 	}
-	body := make([]byte, rest)
+	body := allocate(int(rest))
 	if _, err := io.ReadFull(r, body); err != nil {
 		return message{}, err
 	}

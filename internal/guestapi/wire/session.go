@@ -21,6 +21,7 @@ type Session struct {
 	opens chan ssh.NewChannel // what the host opens, to the guest
 	tells chan *Request
 	done  chan struct{}
+	spare chan []byte // room for data, which was used before
 
 	asking sync.Mutex // held by who waits for an answer
 
@@ -36,6 +37,9 @@ type Session struct {
 // end waits, too.
 const queueLength = 16
 
+// spareLength is how many messages' worth of room is kept: a window's.
+const spareLength = windowSize / bulkSize
+
 // errManyChannels says that a session's numbers are used up.
 var errManyChannels = errors.New("too many channels")
 
@@ -48,6 +52,7 @@ func NewGuest(conn *Conn) *Session { return newSession(conn, make(chan ssh.NewCh
 func newSession(conn *Conn, opens chan ssh.NewChannel) *Session {
 	s := &Session{
 		conn: conn, opens: opens, tells: make(chan *Request, queueLength), done: make(chan struct{}),
+		spare:    make(chan []byte, spareLength),
 		channels: make(map[uint32]*channel),
 	}
 	go s.run()
@@ -69,12 +74,38 @@ func (s *Session) Wait() error {
 	return s.err
 }
 
+// allocate returns room for a message.
+func (s *Session) allocate(size int) []byte {
+	if size < bulkSize/2 {
+		return make([]byte, size)
+	}
+	select {
+	case b := <-s.spare:
+		if cap(b) >= size {
+			return b[:size]
+		}
+	default:
+	}
+	return make([]byte, size, max(size, bulkSize+headSize))
+}
+
+// recycle takes back what allocate returned and nobody uses any more.
+func (s *Session) recycle(b []byte) {
+	if cap(b) < bulkSize {
+		return
+	}
+	select {
+	case s.spare <- b[:0]:
+	default:
+	}
+}
+
 // run handles what comes until nothing does.
 func (s *Session) run() {
 	var err error
 	for err == nil {
 		var m message
-		if m, err = readMessage(s.conn); err == nil {
+		if m, err = readMessage(s.conn, s.allocate); err == nil {
 			err = s.handle(m)
 		}
 	}

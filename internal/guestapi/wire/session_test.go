@@ -234,7 +234,7 @@ func TestSessionBreaks(t *testing.T) {
 			a, b := socketPair(t)
 			host := NewHost(NewConn(a))
 			go func() {
-				_, _ = readMessage(b) // which opens the channel
+				_, _ = readMessage(b, makeRoom) // which opens the channel
 				write(t, b, message{kind: kindAccept, channel: 1})
 				_, _ = io.Copy(io.Discard, b)
 			}()
@@ -280,7 +280,7 @@ func FuzzReadMessage(f *testing.F) {
 		r := bytes.NewReader(stream)
 		for {
 			from := len(stream) - r.Len()
-			m, err := readMessage(r)
+			m, err := readMessage(r, makeRoom)
 			if err != nil {
 				return
 			}
@@ -335,3 +335,6 @@ func FuzzSession(f *testing.F) {
 		<-opened
 	})
 }
+
+// makeRoom allocates for readMessage.
+func makeRoom(size int) []byte { return make([]byte, size) }
