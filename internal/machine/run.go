@@ -150,6 +150,9 @@ func (v *VM) Kill(context.Context) error {
 // kill ends a run at once and waits until it is released.
 func (v *VM) kill(r *run) error {
 	r.wanted.Store(true)
+	// Half of the time is the kernel's, to remove the interface, which need not wait for the
+	// monitor's end. The release of the run waits for it, and tells what went wrong.
+	go func() { _ = r.net.Close() }()
 	return errors.Join(r.machine.Kill(), r.wait())
 }
 
