@@ -107,9 +107,10 @@ func enlarge(pipe *os.File) error {
 	return conn.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, runSize) })
 }
 
-// standStill pauses an emulated guest. QEMU notices what such a guest writes only until it has
-// looked for it twice: a page that had been written before, and was not saved yet at the first
-// look, may be written once more after it was saved, and be what it was before in what is saved.
+// standStill pauses an emulated guest. QEMU does not notice all that such a guest writes while it
+// is saved: once it has looked which pages were written, it looks out for more writes only if one
+// of them was not to be saved anyway. Of a guest that wrote all the time some pages were saved as
+// what they had been before, and what went on from there crashed.
 func (m *machine) standStill(ctx context.Context) error {
 	var kvm struct {
 		Enabled bool `json:"enabled"`
