@@ -81,9 +81,13 @@ func own(ctx context.Context, opts Options, name string, adopt bool, to *reporte
 		return errors.Join(err, vm.Close())
 	}
 	to.ready()
-	// A signal ends the wait, and then Close the VM.
-	_ = vm.Wait(ctx)
-	err = vm.Close()
+	// Somebody may start it again in the moment in which it has ended.
+	for retired := false; !retired && err == nil && ctx.Err() == nil; {
+		_ = vm.Wait(ctx)
+		retired, err = vm.Retire()
+	}
+	// If a signal has ended the wait, this ends the VM.
+	err = errors.Join(err, vm.Close())
 	host.drain()
 	return err
 }

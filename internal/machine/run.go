@@ -272,6 +272,27 @@ func (v *VM) Close() error {
 	return errors.Join(v.close(ctx), v.host.Close())
 }
 
+// Retire is Close for an owner whose VM has ended, unless it runs again, and tells whether it has
+// done it. This process does not own the VM again then: who asks it to start the VM is told that it
+// is in use, and asks another.
+func (v *VM) Retire() (retired bool, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	v.life.Lock()
+	defer v.life.Unlock()
+	v.mu.Lock()
+	r := v.run
+	v.mu.Unlock()
+	if r != nil && r.alive() {
+		return false, nil
+	}
+	err = v.close(ctx)
+	v.mu.Lock()
+	v.retired = true
+	v.mu.Unlock()
+	return true, errors.Join(err, v.host.Close())
+}
+
 func (v *VM) close(ctx context.Context) error {
 	v.mu.Lock()
 	claim, r := v.claim, v.run

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -44,6 +45,7 @@ type VM struct {
 	run      *run         // nil unless the VM runs in this process
 	starting bool
 	deleted  bool
+	retired  bool // this process is not to own the VM any more
 }
 
 // Create makes a VM: its record and its disk. The caller owns it.
@@ -179,11 +181,13 @@ func (v *VM) answering(ctx context.Context, op string) (*run, error) {
 // the VM has here, or nil. The caller holds v.life.
 func (v *VM) own(ctx context.Context) (*store.Claim, *run, error) {
 	v.mu.Lock()
-	name, claim, r, deleted := v.name, v.claim, v.run, v.deleted
+	name, claim, r, deleted, retired := v.name, v.claim, v.run, v.deleted, v.retired
 	v.mu.Unlock()
 	switch {
 	case deleted:
 		return nil, nil, ErrDeleted
+	case retired:
+		return nil, nil, fmt.Errorf("%w: process %d has just given it up", store.ErrInUse, os.Getpid())
 	case claim != nil:
 		return claim, r, nil
 	}

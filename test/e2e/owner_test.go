@@ -413,6 +413,27 @@ func TestOwnerKilledWhileStarting(t *testing.T) {
 	}
 }
 
+// TestStartedAsItEnds starts a VM in the moment in which it has ended, when its owner is about to
+// end, too. It goes on to run.
+func TestStartedAsItEnds(t *testing.T) {
+	f := newFixture(t)
+	vm := f.launchBackground("web", smolvm.Memory(256))
+	f.closeAtEnd(vm)
+	for range 4 {
+		info, err := vm.Info(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		kill(t, info.VMM.PID)
+		if err := errors.Join(vm.Wait(t.Context()), vm.Start(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		if got := run(t, vm, "sleep 0.2; echo up"); got != "up\n" {
+			t.Errorf("output %q", got)
+		}
+	}
+}
+
 // TestStartedAtOnce: of many who start a VM at the same time one starts it, and all are served.
 func TestStartedAtOnce(t *testing.T) {
 	f := newFixture(t)
