@@ -82,9 +82,15 @@ type Attributes struct {
 
 // DeviceNode is what device a device node stands for.
 type DeviceNode struct {
-	Major uint32 // below 4096
-	Minor uint32 // below 1048576
+	Major uint32 // up to MaxMajor
+	Minor uint32 // up to MaxMinor
 }
+
+// The largest numbers of devices in Linux.
+const (
+	MaxMajor = 1<<12 - 1
+	MaxMinor = 1<<20 - 1
+)
 
 // Filesystem is an ext4 filesystem that is being filled. It is not safe for concurrent
 // use. After an error nothing more can be done with it; what is on the device is then no

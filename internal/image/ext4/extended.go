@@ -50,6 +50,16 @@ func (a *attribute) size() int      { return a.entrySize() + aligned(len(a.value
 
 func aligned(n int) int { return (n + extendedAlignment - 1) &^ (extendedAlignment - 1) }
 
+// KnowsExtended tells whether attributes of that name can be kept, if they are not too large.
+func KnowsExtended(name string) bool {
+	for _, n := range namespaces {
+		if strings.HasPrefix(name, n.prefix) {
+			return true
+		}
+	}
+	return false
+}
+
 // CheckExtended tells whether attributes can be kept, all of them together. Only those in
 // the namespaces user, trusted and security can, and access control lists. An error wraps
 // ErrAttributes.
