@@ -56,6 +56,8 @@ type Inode uint32
 const (
 	Root      Inode = 2
 	LostFound Inode = 11
+
+	ReservedInodes = 11 // all up to LostFound
 )
 
 // The types in a mode, as Unix numbers them.

@@ -109,7 +109,7 @@ func (s *superblock) readGroups(device Device) ([]group, error) {
 	for i := range groups {
 		g := decodeGroup(raw[i*descriptorSize:][:descriptorSize])
 		table := uint64(s.groupInodes / inodesInBlock)
-		if g.blockBitmapAt >= s.blocks || g.inodeBitmapAt >= s.blocks || g.tableAt >= s.blocks || s.blocks-g.tableAt < table {
+		if g.blockBitmapAt >= s.blocks || g.inodeBitmapAt >= s.blocks || g.tableAt == 0 || g.tableAt >= s.blocks || s.blocks-g.tableAt < table {
 			return nil, fmt.Errorf("%w: the descriptor of group %d", ErrFormat, i)
 		}
 		if err := g.readBitmaps(device); err != nil {

@@ -134,17 +134,17 @@ func (t *Tree) applyLink(h *tar.Header, name string, layer int) error {
 
 // describe returns what an entry describes, without a name.
 func describe(h *tar.Header, layer, entry int) (*inode, error) {
-	n := &inode{mode: uint32(h.Mode & 0o7777), modified: h.ModTime}
+	n, d := &inode{mode: uint32(h.Mode & 0o7777), modified: h.ModTime}, detail{}
 	switch h.Typeflag {
-	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
+	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse: // see hasContents
 		n.mode |= ext4.TypeRegular
-		n.size, n.content = h.Size, content{layer: layer, entry: entry}
+		n.size, n.from, n.entry = h.Size, int32(layer), int32(entry)
 	case tar.TypeDir:
 		n.mode |= ext4.TypeDirectory
 		n.directory = &directory{layer: layer}
 	case tar.TypeSymlink:
 		n.mode |= ext4.TypeSymlink
-		if n.target = h.Linkname; n.target == "" || len(n.target) > ext4.MaxSymlink || strings.ContainsRune(n.target, 0) {
+		if d.target = h.Linkname; d.target == "" || len(d.target) > ext4.MaxSymlink || strings.ContainsRune(d.target, 0) {
 			return nil, malformed("it leads to no path")
 		}
 	case tar.TypeFifo:
@@ -157,19 +157,17 @@ func describe(h *tar.Header, layer, entry int) (*inode, error) {
 		if h.Devmajor < 0 || h.Devmajor > ext4.MaxMajor || h.Devminor < 0 || h.Devminor > ext4.MaxMinor {
 			return nil, malformed("there is no device %d:%d", h.Devmajor, h.Devminor)
 		}
-		n.device = ext4.DeviceNode{Major: uint32(h.Devmajor), Minor: uint32(h.Devminor)}
+		d.device = ext4.DeviceNode{Major: uint32(h.Devmajor), Minor: uint32(h.Devminor)}
 	default:
 		return nil, malformed("it is of the unknown type %q", h.Typeflag)
-	}
-	if n.size < 0 {
-		return nil, malformed("it has %d bytes", n.size)
 	}
 	if !isID(h.Uid) || !isID(h.Gid) {
 		return nil, malformed("it belongs to %d:%d", h.Uid, h.Gid)
 	}
 	n.uid, n.gid = uint32(h.Uid), uint32(h.Gid)
 	var err error
-	n.extended, err = extended(h.PAXRecords)
+	d.extended, err = extended(h.PAXRecords)
+	n.detail = d.kept()
 	return n, err
 }
 

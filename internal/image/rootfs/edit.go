@@ -41,7 +41,7 @@ func (t *Tree) WriteFileFrom(path string, mode uint32, size int64, open func() (
 		return failed(path, fmt.Errorf("it has %d bytes: %w", size, fs.ErrInvalid))
 	}
 	return t.put(path, &inode{
-		mode: ext4.TypeRegular | mode&0o7777, modified: time.Unix(0, 0), size: size, content: content{open: open},
+		mode: ext4.TypeRegular | mode&0o7777, modified: time.Unix(0, 0), size: size, detail: &detail{open: open},
 	})
 }
 
@@ -50,7 +50,7 @@ func (t *Tree) Symlink(target, path string) error {
 	if target == "" || len(target) > ext4.MaxSymlink {
 		return failed(path, fmt.Errorf("it leads to %d bytes: %w", len(target), fs.ErrInvalid))
 	}
-	return t.put(path, &inode{mode: ext4.TypeSymlink | 0o777, modified: time.Unix(0, 0), target: target})
+	return t.put(path, &inode{mode: ext4.TypeSymlink | 0o777, modified: time.Unix(0, 0), detail: &detail{target: target}})
 }
 
 // top is the number of what is above all layers.

@@ -31,7 +31,7 @@ func FromDir(ctx context.Context, dir string, limits Limits) (*Tree, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read directory: %w", err)
 	}
-	root, err := t.fromHost(dir, info)
+	root, err := t.fromHost(dir, ".", info)
 	if err != nil {
 		return nil, fmt.Errorf("read directory: %w", err)
 	}
@@ -119,12 +119,8 @@ func (a *adder) inode(parent *inode, name, from string, info fs.FileInfo) (*inod
 	n := a.links[id]
 	if n == nil {
 		var err error
-		if n, err = a.tree.fromHost(filepath.Join(a.dir, from), info); err != nil {
+		if n, err = a.tree.fromHost(a.dir, from, info); err != nil {
 			return nil, err
-		}
-		if n.isRegular() {
-			dir := a.dir
-			n.content.open = func() (io.ReadCloser, error) { return openHost(dir, from, info) }
 		}
 		if stat.Nlink > 1 && !info.IsDir() {
 			a.links[id] = n
@@ -133,8 +129,10 @@ func (a *adder) inode(parent *inode, name, from string, info fs.FileInfo) (*inod
 	return n, a.tree.link(parent, name, n, a.tree.top())
 }
 
-// fromHost returns what a file of the host is, without a name.
-func (t *Tree) fromHost(file string, info fs.FileInfo) (*inode, error) {
+// fromHost returns what a file in a directory of the host is, without a name.
+func (t *Tree) fromHost(dir, from string, info fs.FileInfo) (*inode, error) {
+	file := filepath.Join(dir, from)
+	var d detail
 	stat, isStat := info.Sys().(*syscall.Stat_t)
 	if !isStat {
 		return nil, errors.ErrUnsupported
@@ -156,17 +154,19 @@ func (t *Tree) fromHost(file string, info fs.FileInfo) (*inode, error) {
 		n.directory = &directory{layer: t.top()}
 	case ext4.TypeRegular:
 		n.size = stat.Size
+		d.open = func() (io.ReadCloser, error) { return openHost(dir, from, info) }
 	case ext4.TypeSymlink:
 		target, err := os.Readlink(file)
 		if err != nil {
 			return nil, err
 		}
-		n.target = target
+		d.target = target
 	case ext4.TypeCharacter, ext4.TypeBlock:
-		n.device = ext4.DeviceNode{Major: unix.Major(stat.Rdev), Minor: unix.Minor(stat.Rdev)}
+		d.device = ext4.DeviceNode{Major: unix.Major(stat.Rdev), Minor: unix.Minor(stat.Rdev)}
 	}
 	var err error
-	n.extended, err = hostExtended(file)
+	d.extended, err = hostExtended(file)
+	n.detail = d.kept()
 	return n, err
 }
 

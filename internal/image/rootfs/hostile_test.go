@@ -165,34 +165,27 @@ func TestMalformedLayers(t *testing.T) {
 	}
 }
 
-// However a layer is compressed it is the same, and cut anywhere it is no layer.
+// However a layer is compressed it is the same. Cut or changed anywhere it is none.
 func TestCompression(t *testing.T) {
-	data := packed(t, file("a", strings.Repeat("some text ", 500)), dir("d"), file("d/b", "x"))
-	for _, with := range []string{"none", "gzip", "zstd", "xz"} {
-		stored := compressed(t, with, data)
+	data := packed(t, file("a", strings.Repeat("some text ", 50)), dir("d"), file("d/b", "x"))
+	readAs := func(stored []byte, progress func(int64)) (*Tree, error) {
 		l := layerOf(stored)
 		l.DiffID = digest(data)
-		var done int64
-		tree, err := Read(t.Context(), []Layer{l, l}, Limits{}, func(n int64) { done = n })
-		if err != nil || tree.Bytes() != 5001 || done != 2*int64(len(stored)) {
+		return Read(t.Context(), []Layer{l}, Limits{}, progress)
+	}
+	for _, with := range []string{"none", "gzip", "zstd", "xz"} {
+		stored, done := compressed(t, with, data), int64(0)
+		tree, err := readAs(stored, func(n int64) { done = n })
+		if err != nil || tree.Bytes() != 501 || done != int64(len(stored)) {
 			t.Fatalf("%s: %v, %d of %d bytes", with, err, done, len(stored))
 		}
-		for cut := range stored {
-			if with == "none" && cut%7 != 0 {
-				continue
+		for at := 0; at < len(stored); at += 1 + len(stored)/300 {
+			if _, err := readAs(stored[:at], nil); !errors.Is(err, ErrLayer) && !errors.Is(err, ErrDigest) {
+				t.Fatalf("%s, cut at %d of %d: %v", with, at, len(stored), err)
 			}
-			l := layerOf(stored[:cut])
-			l.DiffID = digest(data)
-			if _, err := Read(t.Context(), []Layer{l}, Limits{}, nil); !errors.Is(err, ErrLayer) && !errors.Is(err, ErrDigest) {
-				t.Fatalf("%s, cut at %d of %d: %v", with, cut, len(stored), err)
-			}
-		}
-		for at := range stored {
 			changed := bytes.Clone(stored)
 			changed[at] ^= 0x10
-			l := layerOf(changed)
-			l.DiffID = digest(data)
-			_, err := Read(t.Context(), []Layer{l}, Limits{}, nil)
+			_, err := readAs(changed, nil)
 			if err != nil && !errors.Is(err, ErrLayer) && !errors.Is(err, ErrDigest) && !errors.Is(err, ErrTooLarge) {
 				t.Fatalf("%s, changed at %d of %d: %v", with, at, len(stored), err)
 			}
@@ -293,8 +286,12 @@ func TestLimits(t *testing.T) {
 		limits     Limits
 		most       int64
 	}{
-		"a file":             {zeros, make([]byte, 4096), Limits{Bytes: 1 << 30}, 2 << 20},
-		"files":              {nil, small, Limits{Entries: 10_000}, 10_000*512 + 2<<20},
+		"a file": {zeros, make([]byte, 4096), Limits{Bytes: 1 << 30}, 2 << 20},
+		"files":  {nil, small, Limits{Entries: 10_000}, 10_000*512 + 2<<20},
+		"sizes of links": {
+			raw(t, symlink("l", "x"), func(b []byte) { copy(b[124:136], "\x80\x00\x00\x00\x0f\xff\xff\xff\xff\xff\xff\xff") })[:512],
+			long[:1024], Limits{}, perLayer + 2<<20,
+		},
 		"long names":         {nil, long, Limits{Entries: 100}, perLayer + 4<<20},
 		"headers of names":   {nil, long[:1024], Limits{}, perLayer + 2<<20},
 		"behind the end":     {make([]byte, 1024), make([]byte, 4096), Limits{}, perLayer + 2<<20},
@@ -350,6 +347,18 @@ func TestBreakingOff(t *testing.T) {
 	if err := tree.WriteExt4(t.Context(), dir+"/ext4", options(t, 4<<20)); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("too small: %v", err)
 	}
+	many := make([]item, 5000)
+	for i := range many {
+		many[i] = file(fmt.Sprint(i), "")
+	}
+	for size, want := range map[int64]error{16 << 20: ErrTooLarge, 64 << 20: nil} {
+		tree, err := read(t, many)
+		must(t, err)
+		if err := tree.WriteExt4(t.Context(), dir+"/ext4", options(t, size)); !errors.Is(err, want) {
+			t.Errorf("%d files in %d bytes: %v", len(many), size, err)
+		}
+	}
+	must(t, os.Remove(dir+"/ext4"))
 	opts = options(t, 16<<20)
 	opts.Mke2fs = dir + "/mke2fs"
 	if err := tree.WriteExt4(t.Context(), dir+"/ext4", opts); !errors.Is(err, fs.ErrNotExist) {

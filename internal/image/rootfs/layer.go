@@ -19,7 +19,9 @@ type layerReader struct {
 	plain  *readAhead
 	sum    hash.Hash
 	entry  string // its name, as the layer says it
-	left   int64  // how many bytes may be read before the next entry
+	files  int64  // how many bytes there may still be in files
+	limit  int64  // how many there might be in the beginning
+	left   int64  // how many bytes may be read of the archive before the next entry
 	some   bool   // whether anything was read
 	bad    error  // why the contents could not be read
 	over   error  // why no more may be
@@ -31,7 +33,8 @@ const (
 	perLayer = 8 << 20  // for all, and for the padding at the end
 )
 
-func openLayer(ctx context.Context, s *source, count *counter) (*layerReader, error) {
+// openLayer opens a layer with at most so many bytes in its files.
+func openLayer(ctx context.Context, s *source, limit int64, count *counter) (*layerReader, error) {
 	if err := checkDigest(s.digest); err != nil {
 		return nil, fmt.Errorf("%s: %w", s.Name, err)
 	}
@@ -39,7 +42,10 @@ func openLayer(ctx context.Context, s *source, count *counter) (*layerReader, er
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", s.Name, err)
 	}
-	r := &layerReader{ctx: ctx, source: s, plain: newReadAhead(ctx, stored, count), sum: sha256.New(), left: perLayer}
+	r := &layerReader{
+		ctx: ctx, source: s, plain: newReadAhead(ctx, stored, count), sum: sha256.New(),
+		files: limit, limit: limit, left: perLayer,
+	}
 	r.tar = tar.NewReader(r)
 	return r, nil
 }
@@ -78,10 +84,22 @@ func (r *layerReader) next() (*tar.Header, error) {
 		return nil, r.broken(err)
 	}
 	r.entry = h.Name
-	if h.Size > 0 {
+	switch {
+	case !hasContents(h): // whatever its size is
+	case h.Size < 0:
+		return nil, r.failed(malformed("it has %d bytes", h.Size))
+	case h.Size > r.files:
+		return nil, r.failed(tooLarge("its files have more than %d bytes", r.limit))
+	default:
+		r.files -= h.Size
 		r.left += h.Size
 	}
 	return h, nil
+}
+
+// hasContents tells whether an entry is a file.
+func hasContents(h *tar.Header) bool {
+	return h.Typeflag == tar.TypeReg || h.Typeflag == tar.TypeCont || h.Typeflag == tar.TypeGNUSparse
 }
 
 // read reads the beginning of the entry's contents.

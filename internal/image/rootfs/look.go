@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"strings"
 	"syscall"
 	"time"
 
@@ -64,8 +63,8 @@ func (t *Tree) ReadFile(ctx context.Context, path string) ([]byte, error) {
 		return append([]byte{}, data...), nil
 	}
 	data := make([]byte, n.size)
-	if n.content.open == nil {
-		err = t.readContents(ctx, n.content.layer, []*inode{n}, &counter{}, func(_ *inode, r io.Reader) error {
+	if n.open == nil {
+		err = t.readContents(ctx, int(n.from), []*inode{n}, &counter{}, func(_ *inode, r io.Reader) error {
 			_, err := io.ReadFull(r, data)
 			return err
 		})
@@ -73,13 +72,13 @@ func (t *Tree) ReadFile(ctx context.Context, path string) ([]byte, error) {
 		err = readOpened(n, data)
 	}
 	if err != nil {
-		return nil, failed(strings.TrimPrefix(path, "/"), err)
+		return nil, failed(path, err)
 	}
 	return data, nil
 }
 
 func readOpened(n *inode, data []byte) error {
-	r, err := n.content.open()
+	r, err := n.open()
 	if err != nil {
 		return err
 	}

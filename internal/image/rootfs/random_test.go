@@ -21,7 +21,6 @@ type model map[string]*modelNode
 type modelNode struct {
 	item  item
 	links *int
-	layer int
 }
 
 func (m model) remove(name string) {
@@ -206,7 +205,7 @@ func (m model) compare(t *testing.T, tree *Tree) {
 // Whatever layers there are, the tree is what they come to, and so is the filesystem.
 func TestRandomLayers(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
-	const rounds, filesystems = 300, 12
+	const rounds, filesystems = 150, 8
 	for round := range uint64(rounds) {
 		g := &generator{Rand: rand.New(rand.NewPCG(seed, round)), model: make(model)}
 		var layers [][]item

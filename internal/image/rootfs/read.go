@@ -36,12 +36,11 @@ func Read(ctx context.Context, layers []Layer, limits Limits, progress func(done
 // readLayer applies a layer of at most so many entries and returns how many there were.
 func (t *Tree) readLayer(ctx context.Context, layer, most int, count *counter) (entries int, err error) {
 	source := &t.layers[layer-1]
-	r, err := openLayer(ctx, source, count)
+	r, err := openLayer(ctx, source, t.limits.Bytes, count)
 	if err != nil {
 		return 0, err
 	}
 	defer r.close()
-	left := t.limits.Bytes
 	for ; ; entries++ {
 		h, err := r.next()
 		if errors.Is(err, io.EOF) {
@@ -58,9 +57,6 @@ func (t *Tree) readLayer(ctx context.Context, layer, most int, count *counter) (
 		}
 		if n == nil {
 			continue
-		}
-		if left -= n.size; left < 0 {
-			return 0, r.failed(tooLarge("its files have more than %d bytes", t.limits.Bytes))
 		}
 		if err := t.keep(h, n, r); err != nil {
 			return 0, err

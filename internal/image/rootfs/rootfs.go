@@ -42,13 +42,13 @@ type Limits struct {
 	// and those in the tree at any time. The default is 64 GiB.
 	Bytes int64
 	// Entries is how many there are in all layers together, and how many names in the
-	// tree. The default is 2 Mi, which take about half a GiB of memory.
+	// tree. The default is 1 Mi, which take a few hundred MiB of memory.
 	Entries int
 }
 
 const (
 	defaultBytes   = 64 << 30
-	defaultEntries = 2 << 20
+	defaultEntries = 1 << 20
 )
 
 func (l Limits) withDefaults() Limits {

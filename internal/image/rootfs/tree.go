@@ -33,19 +33,37 @@ func (t *Tree) Bytes() int64 { return t.bytes }
 // Inodes returns how many files, directories and others there are. One with several names counts once.
 func (t *Tree) Inodes() int { return t.inodes }
 
-// inode is what names stand for.
+// inode is what names stand for. There are many of them: what few of them have is elsewhere.
 type inode struct {
 	mode     uint32 // type and permissions, as Unix numbers them
 	uid, gid uint32
 	links    int32 // names; a directory has one
 	number   ext4.Inode
+	from     int32 // the layer that the contents of a regular file are in; 0: they are opened
+	entry    int32 // the number of the entry in it, from 0 on
 	modified time.Time
-	extended []ext4.Extended
-	content  content         // of a regular file
-	size     int64           // likewise
-	target   string          // of a symbolic link
-	device   ext4.DeviceNode // of a device node
+	size     int64 // of a regular file
+	*detail
 	*directory
+}
+
+// detail is what few inodes have.
+type detail struct {
+	extended []ext4.Extended
+	target   string                        // of a symbolic link
+	device   ext4.DeviceNode               // of a device node
+	open     func() (io.ReadCloser, error) // the contents of a regular file
+}
+
+// noDetail is the detail of most inodes. It is never changed.
+var noDetail = &detail{}
+
+// kept returns the detail for an inode, which takes no room if there is none.
+func (d detail) kept() *detail {
+	if d.extended == nil && d.target == "" && d.device == (ext4.DeviceNode{}) && d.open == nil {
+		return noDetail
+	}
+	return &d
 }
 
 // directory is what only directories have. Layers are numbered from 1 on.
@@ -63,16 +81,9 @@ type child struct {
 	layer int
 }
 
-// content is where the bytes of a file are: in an entry of a layer or, if open is set, somewhere else.
-type content struct {
-	layer int // its number
-	entry int // number of the entry in it, from 0 on
-	open  func() (io.ReadCloser, error)
-}
-
 func newDirectory(layer int) *inode {
 	return &inode{
-		mode: ext4.TypeDirectory | 0o755, modified: time.Unix(0, 0),
+		mode: ext4.TypeDirectory | 0o755, modified: time.Unix(0, 0), detail: noDetail,
 		directory: &directory{layer: layer},
 	}
 }
@@ -83,7 +94,7 @@ func (n *inode) isRegular() bool { return n.kind() == ext4.TypeRegular }
 
 // describe gives a directory that is there what another says of itself.
 func (n *inode) describe(other *inode) {
-	n.mode, n.uid, n.gid, n.modified, n.extended = other.mode, other.uid, other.gid, other.modified, other.extended
+	n.mode, n.uid, n.gid, n.modified, n.detail = other.mode, other.uid, other.gid, other.modified, other.detail
 	n.layer = other.layer
 }
 

@@ -25,9 +25,12 @@ type Ext4Options struct {
 // must be none yet. If it fails the file is removed. The layers are read again. An error
 // wraps ErrTooLarge if the filesystem is too small, ErrDigest if a layer is not what it was.
 func (t *Tree) WriteExt4(ctx context.Context, path string, opts Ext4Options) error {
+	if int64(t.inodes) > opts.Size/ext4.BlockSize {
+		return tooLarge("%d files and directories do not fit into %d bytes", t.inodes, opts.Size)
+	}
 	// Half of the inodes, or more, are for what is made in the filesystem later.
 	err := ext4.Make(ctx, path, ext4.MakeOptions{
-		Mke2fs: opts.Mke2fs, Size: opts.Size, Inodes: 2 * int64(t.inodes), Label: opts.Label,
+		Mke2fs: opts.Mke2fs, Size: opts.Size, Inodes: 2*int64(t.inodes) + ext4.ReservedInodes, Label: opts.Label,
 	})
 	if err != nil {
 		return err
@@ -96,7 +99,7 @@ func (t *Tree) order() *order {
 	}
 	o.add(t.root)
 	for _, files := range o.layers {
-		slices.SortFunc(files, func(a, b *inode) int { return cmp.Compare(a.content.entry, b.content.entry) })
+		slices.SortFunc(files, func(a, b *inode) int { return cmp.Compare(a.entry, b.entry) })
 	}
 	return o
 }
@@ -115,8 +118,8 @@ func (o *order) add(n *inode) {
 		}
 		o.seen[n] = true
 	}
-	if n.isRegular() && n.content.open == nil {
-		o.layers[n.content.layer-1] = append(o.layers[n.content.layer-1], n)
+	if n.isRegular() && n.open == nil {
+		o.layers[n.from-1] = append(o.layers[n.from-1], n)
 	} else {
 		o.others = append(o.others, n)
 	}
@@ -167,7 +170,7 @@ func writeOther(ctx context.Context, fs *ext4.Filesystem, n *inode) error {
 	case ext4.TypeSymlink:
 		return fs.WriteSymlink(n.number, n.attributes(), n.target)
 	case ext4.TypeRegular:
-		r, err := n.content.open()
+		r, err := n.open()
 		if err != nil {
 			return fmt.Errorf("open file for image: %w", err)
 		}
@@ -186,7 +189,7 @@ func (t *Tree) readContents(ctx context.Context, layer int, files []*inode, coun
 	if len(files) == 0 {
 		return nil
 	}
-	r, err := openLayer(ctx, &t.layers[layer-1], count)
+	r, err := openLayer(ctx, &t.layers[layer-1], t.limits.Bytes, count)
 	if err != nil {
 		return err
 	}
@@ -198,7 +201,7 @@ func (t *Tree) readContents(ctx context.Context, layer int, files []*inode, coun
 		} else if err != nil {
 			return err
 		}
-		if len(files) == 0 || files[0].content.entry != entry {
+		if len(files) == 0 || int(files[0].entry) != entry {
 			continue
 		}
 		n := files[0]
