@@ -18,6 +18,13 @@ type MakeOptions struct {
 	Label  string // up to 16 bytes
 }
 
+// What mke2fs would take from chance and from the clock is always the same, so that the same
+// contents make the same file, byte for byte.
+const (
+	uuid   = "5a6f1c5e-0b0d-4c6e-9d3a-736d6f6c766d"
+	madeAt = "1" // seconds since 1970; mke2fs takes 0 for no time
+)
+
 // inodeRatio is how many bytes of a filesystem usually come to an inode.
 const inodeRatio = 16384
 
@@ -46,7 +53,7 @@ func Make(ctx context.Context, path string, opts MakeOptions) (err error) {
 
 func (o *MakeOptions) run(ctx context.Context, path, extended string) error {
 	// Nothing is reserved for root: everyone in a machine is.
-	args := []string{"-q", "-F", "-t", "ext4", "-m", "0", "-L", o.Label, "-E", extended,
+	args := []string{"-q", "-F", "-t", "ext4", "-m", "0", "-L", o.Label, "-U", uuid, "-E", extended + ",hash_seed=" + uuid,
 		"-b", strconv.Itoa(BlockSize), "-I", strconv.Itoa(InodeSize), "-O", Features}
 	if o.Inodes > o.Size/inodeRatio {
 		args = append(args, "-N", strconv.FormatInt(o.Inodes, 10))
@@ -54,7 +61,7 @@ func (o *MakeOptions) run(ctx context.Context, path, extended string) error {
 		args = append(args, "-i", strconv.Itoa(inodeRatio))
 	}
 	cmd := exec.CommandContext(ctx, o.Mke2fs, append(args, path)...)
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "E2FSPROGS_FAKE_TIME="+madeAt)
 	out, err := cmd.CombinedOutput()
 	switch {
 	case ctx.Err() != nil:
