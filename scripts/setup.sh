@@ -11,6 +11,7 @@ packages=(
   qemu-utils                  # flattens the disks of VMs that were copied often
   nftables iproute2 util-linux cpio # attackers and inspectors in the tests
   openssh-client rsync        # clients of the guests' SSH servers in the tests
+  busybox-static              # the smallest root filesystem that the tests make an image of
   curl jq                     # what the documentation shows
 )
 

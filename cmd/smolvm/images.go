@@ -88,16 +88,22 @@ func newBuildCommand(g *globals) *cobra.Command {
 	var build smolvm.BuildOptions
 	cmd := &cobra.Command{
 		Use:   "build NAME",
-		Short: "Make an image with packages of your choice",
-		Long: `Make an image with packages of your choice, from the host's own package sources.
+		Short: "Make an image with packages of your choice, or of a root filesystem",
+		Long: `Make an image with packages of your choice, from the host's own package sources, or
+of a root filesystem that you have: a tar archive, plain or compressed by gzip, zstd or
+xz, or a directory. Of any distribution: the guest needs nothing of it. The kernel is
+that of the image "debian", which is made first if there is none.
 
 If there is an image of that name already, the name means the new one from then on.
 VMs that were made on the former one keep it.`,
 		Example: `  smolvm build web --package nginx --package sqlite3
-  smolvm run web -- nginx -v`,
+  smolvm run web -- nginx -v
+  smolvm build alpine --from tar:alpine-minirootfs.tar.gz
+  smolvm build mine --from dir:./rootfs`,
 		Args: argsOfUse,
 	}
 	cmd.Flags().StringArrayVar(&build.Packages, "package", nil, "Debian `package` to install beside the usual ones (may be repeated)")
+	cmd.Flags().StringVar(&build.From, "from", "", "make it of a root filesystem: `tar:FILE` or dir:PATH")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		opts, done := g.options()

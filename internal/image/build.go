@@ -11,14 +11,20 @@ import (
 
 // BuildOptions say what an image is built from.
 type BuildOptions struct {
-	Packages []string // Debian packages that are installed beside the usual ones
+	// Packages are Debian packages that are installed beside the usual ones.
+	Packages []string
+	// From is a root filesystem that the image is made of, "tar:FILE" or "dir:PATH", rather
+	// than of packages. The kernel is that of the image Default, which is built first if there
+	// is none.
+	From string
 }
 
-// Build builds the image anew, under any name, and makes it what the name means. It is of the
-// host's own distribution, whatever the name. What the name meant before is kept: see Remove.
-// progress is called as Ensure calls it, and the same holds when ctx ends.
+// Build builds the image anew, under any name, and makes it what the name means. Unless it is
+// made of something else, it is of the host's own distribution, whatever the name. What the
+// name meant before is kept: see Remove. progress is called as Ensure calls it, and the same
+// holds when ctx ends.
 //
-// It fails with ErrInvalidName, or ErrPackage if there is no such package.
+// It fails with ErrInvalidName, ErrPackage if there is no such package, or ErrOrigin.
 func (s *Store) Build(ctx context.Context, name string, opts BuildOptions, progress func(Progress)) (*Image, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err
@@ -30,12 +36,27 @@ func (s *Store) Build(ctx context.Context, name string, opts BuildOptions, progr
 	if progress == nil {
 		progress = func(Progress) {}
 	}
+	var from origin
+	if opts.From != "" {
+		if from, err = checkOrigin(name, opts); err != nil {
+			return nil, err
+		}
+	}
 	h, err := s.enterToBuild(ctx, name, progress)
 	if err != nil {
 		return nil, err
 	}
 	defer h.leave()
-	return s.build(ctx, h, packages, progress)
+	if opts.From == "" {
+		return s.build(ctx, h, s.source, packages, progress)
+	}
+	// After the directory of the name, as who removes images takes them.
+	base, release, err := s.Acquire(ctx, Default, progress)
+	if err != nil {
+		return nil, fmt.Errorf("get a kernel for image %q: %w", name, err)
+	}
+	defer release()
+	return s.build(ctx, h, &imported{origin: from, base: base}, nil, progress)
 }
 
 // enterToBuild takes the directory of a name for a build.
@@ -52,13 +73,13 @@ func (s *Store) enterToBuild(ctx context.Context, name string, progress func(Pro
 }
 
 // build builds an image and makes it the current one. It leaves nothing else.
-func (s *Store) build(ctx context.Context, h *home, packages []string, progress func(Progress)) (*Image, error) {
+func (s *Store) build(ctx context.Context, h *home, source Source, packages []string, progress func(Progress)) (*Image, error) {
 	dir, err := os.MkdirTemp(h.dir, buildPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("make build directory: %w", err)
 	}
 	job := &Job{Dir: dir, Packages: packages, Log: s.log.With("image", h.name), report: progress, lock: h.lock}
-	img, err := s.make(ctx, h, job)
+	img, err := s.make(ctx, h, source, job)
 	// The clean-up must happen though ctx ended.
 	s.sweep(context.WithoutCancel(ctx), h.dir)
 	if err != nil {
@@ -69,10 +90,10 @@ func (s *Store) build(ctx context.Context, h *home, packages []string, progress 
 
 // make lets the source make the image and puts it in its place. The rename of the
 // directory is the moment from which on it exists.
-func (s *Store) make(ctx context.Context, h *home, job *Job) (*Image, error) {
+func (s *Store) make(ctx context.Context, h *home, source Source, job *Job) (*Image, error) {
 	start := time.Now()
 	work, final := job.Dir, filepath.Join(job.Dir, "image")
-	manifest, err := s.source.Build(ctx, job)
+	manifest, err := source.Build(ctx, job)
 	if err != nil {
 		return nil, err
 	}

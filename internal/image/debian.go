@@ -46,6 +46,9 @@ func includedPackages() []string {
 	}
 }
 
+// standardPath is where programs are looked for in a machine.
+const standardPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 // host is what the build needs to know of this host.
 type host struct {
 	release  apt.Release
@@ -83,7 +86,7 @@ func (d *debian) Build(ctx context.Context, job *Job) (Manifest, error) {
 		KernelVersion: linux.version,
 		Modules:       linux.bootFiles,
 		Env: []string{
-			"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+			standardPath,
 			"LANG=C.UTF-8",
 		},
 	}, nil

@@ -36,7 +36,7 @@ func (s *Store) Ensure(ctx context.Context, name string, progress func(Progress)
 	if img, err := h.adopt(); img != nil || err != nil {
 		return img, err
 	}
-	return s.build(ctx, h, nil, progress)
+	return s.build(ctx, h, s.source, nil, progress)
 }
 
 // Acquire returns an image as Ensure does and keeps all images of this store from being

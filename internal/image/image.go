@@ -38,6 +38,7 @@ type Image struct {
 	Description   string // for people: distribution and kernel
 	Created       time.Time
 	KernelVersion string
+	From          string   // what root filesystem it was made of, if not of packages: "tar:/home/me/alpine.tar.gz"
 	Packages      []string // that were asked for beside the usual ones, sorted
 	// Env is set for every command in a machine of this image, as "NAME=value".
 	Env []string

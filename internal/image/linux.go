@@ -42,6 +42,9 @@ func guestModules(m *kernel.Modules) []string {
 	return m.Available(names...)
 }
 
+// guestModulesDir is where the root filesystem of debian has the modules for programs.
+const guestModulesDir = "usr/lib/modules"
+
 // linux is the kernel of an image.
 type linux struct {
 	version   string
@@ -156,7 +159,7 @@ func (t *tree) writeGuestModules(ctx context.Context, modules *kernel.Modules, f
 	}
 	defer root.Close() //nolint:errcheck // nothing is written through it
 	g := guestFiles{root: root}
-	dir := path.Join("usr/lib/modules", version)
+	dir := path.Join(guestModulesDir, version)
 	for _, file := range files {
 		g.copy(filepath.Join(from, file), path.Join(dir, file))
 	}

@@ -22,6 +22,8 @@ type Manifest struct {
 	Description   string   `json:"description"`
 	KernelVersion string   `json:"kernel_version"`
 	Env           []string `json:"env,omitempty"`
+	// From is the root filesystem that somebody had, if the image is made of one.
+	From string `json:"from,omitempty"`
 	// Packages are what the job asked for. The store sets them.
 	Packages []string `json:"packages,omitempty"`
 	// Modules are the names of files in the directory of modules, in load order.
@@ -59,6 +61,7 @@ func load(name, dir string) (*Image, error) {
 		Description:   rec.Description,
 		Created:       rec.Created,
 		KernelVersion: rec.KernelVersion,
+		From:          rec.From,
 		Packages:      rec.Packages,
 		Env:           rec.Env,
 		Dir:           dir,

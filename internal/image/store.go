@@ -30,7 +30,7 @@ type Store struct {
 	dir    string
 	shared []string
 	log    *slog.Logger
-	source Source // of all images that are built here
+	source Source // of images that are made of packages
 }
 
 // NewStore returns the store in dir, which needs not exist yet. The images in the

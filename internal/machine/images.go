@@ -16,6 +16,7 @@ type ImageInfo struct {
 	Name        string    `json:"name"`
 	ID          string    `json:"id"`
 	Description string    `json:"description"`
+	From        string    `json:"from,omitempty"`     // the root filesystem it was made of, as in BuildOptions
 	Packages    []string  `json:"packages,omitempty"` // that it was built with beside the usual ones
 	Created     time.Time `json:"created"`
 	Kernel      string    `json:"kernel"`
@@ -64,15 +65,19 @@ func (h *Host) Pull(ctx context.Context, name string) (ImageInfo, error) {
 
 // BuildOptions say what an image is built from.
 type BuildOptions struct {
-	Packages []string // Debian packages that are installed beside the usual ones
+	// Packages are Debian packages that are installed beside the usual ones.
+	Packages []string
+	// From is a root filesystem that the image is made of, in place of packages: "tar:FILE", a
+	// tar archive, plain or compressed by gzip, zstd or xz, or "dir:PATH", a directory.
+	From string
 }
 
 // BuildImage builds an image anew and makes it what the name means. VMs that are made on the
-// one before keep it. The error wraps ErrInvalidOption if there is no such package, and
-// image.ErrInvalidName.
+// one before keep it. The error wraps ErrInvalidOption if there is no such package, or if no
+// image can be made of opts.From, and image.ErrInvalidName.
 func (h *Host) BuildImage(ctx context.Context, name string, opts BuildOptions) (ImageInfo, error) {
-	img, err := h.images.Build(ctx, name, image.BuildOptions{Packages: opts.Packages}, h.opts.Progress)
-	if errors.Is(err, image.ErrPackage) {
+	img, err := h.images.Build(ctx, name, image.BuildOptions(opts), h.opts.Progress)
+	if errors.Is(err, image.ErrPackage) || errors.Is(err, image.ErrOrigin) {
 		err = fmt.Errorf("%w: %w", ErrInvalidOption, err)
 	}
 	if err != nil {
@@ -138,7 +143,7 @@ func describeImage(v image.Version, users imageUsers) (ImageInfo, error) {
 		return ImageInfo{}, err
 	}
 	return ImageInfo{
-		Name: v.Name, ID: v.ID, Description: v.Description, Packages: v.Packages, Created: v.Created, Kernel: v.KernelVersion,
+		Name: v.Name, ID: v.ID, Description: v.Description, From: v.From, Packages: v.Packages, Created: v.Created, Kernel: v.KernelVersion,
 		Dir: v.Dir, Size: size, Current: v.Current, Shared: v.Shared, VMs: users.of(v.Image),
 	}, nil
 }

@@ -1,0 +1,63 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// ErrOrigin is wrapped by errors about where an image is to be made from: it is nothing that
+// images are made from, or is not there, or its contents are malformed.
+var ErrOrigin = errors.New("cannot make an image of this")
+
+// The kinds of origins.
+const (
+	originTar = "tar" // a root filesystem as a tar archive, plain or compressed by gzip, zstd or xz
+	originDir = "dir" // a directory that is a root filesystem
+)
+
+// origin is a root filesystem that somebody has.
+type origin struct{ kind, path string }
+
+// parseOrigin reads a kind and a path, as in "tar:FILE". Its error wraps ErrOrigin.
+func parseOrigin(from string) (origin, error) {
+	kind, path, found := strings.Cut(from, ":")
+	if !found || kind != originTar && kind != originDir {
+		return origin{}, fmt.Errorf("%w: %.200q is neither tar:FILE nor dir:PATH", ErrOrigin, from)
+	}
+	if path == "" {
+		return origin{}, fmt.Errorf("%w: %q names no path", ErrOrigin, from)
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return origin{}, fmt.Errorf("find %s: %w", path, err)
+	}
+	return origin{kind: kind, path: abs}, nil
+}
+
+// checkOrigin returns what an image of that name is to be made from.
+func checkOrigin(name string, opts BuildOptions) (origin, error) {
+	from, err := parseOrigin(opts.From)
+	switch {
+	case err != nil:
+		return origin{}, err
+	case len(opts.Packages) > 0:
+		return origin{}, fmt.Errorf("%w: packages are installed only in images of the host's own distribution", ErrOrigin)
+	case name == Default:
+		return origin{}, fmt.Errorf("%w: %q is of the host's own distribution; choose another name", ErrInvalidName, name)
+	}
+	info, err := os.Stat(from.path)
+	switch {
+	case err != nil:
+		return origin{}, fmt.Errorf("%w: %w", ErrOrigin, err)
+	case from.kind == originDir && !info.IsDir():
+		return origin{}, fmt.Errorf("%w: %s is no directory; for an archive write tar:%s", ErrOrigin, from.path, from.path)
+	case from.kind == originTar && !info.Mode().IsRegular():
+		return origin{}, fmt.Errorf("%w: %s is no regular file; for a directory write dir:%s", ErrOrigin, from.path, from.path)
+	}
+	return from, nil
+}
+
+func (o origin) String() string { return o.kind + ":" + o.path }
