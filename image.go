@@ -27,7 +27,8 @@ func Images(ctx context.Context, opts ...Option) ([]ImageInfo, error) {
 type BuildOptions = machine.BuildOptions
 
 // BuildImage builds an image anew and gives it a name, which means it from then on. VMs
-// that were made on the former image of that name keep it.
+// that were made on the former image of that name keep it. It fails with ErrInvalidOption if
+// there is no such package, or if no image can be made of build.From.
 func BuildImage(ctx context.Context, name string, build BuildOptions, opts ...Option) (ImageInfo, error) {
 	return withHost(opts, func(h *control.Host) (ImageInfo, error) { return h.BuildImage(ctx, name, build) })
 }

@@ -95,7 +95,7 @@ func TestBuild(t *testing.T) {
 	if other := build(t, s, "other", "tree"); other.ID == two.ID {
 		t.Error("an image with other packages has the same ID")
 	}
-	if _, err := s.Ensure(t.Context(), "another", nil); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "build this one first") {
+	if _, err := s.Ensure(t.Context(), "another", nil); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "make this one first") {
 		t.Errorf("Ensure of what is never built by itself: %v", err)
 	}
 }

@@ -20,7 +20,7 @@ func (s *Store) Ensure(ctx context.Context, name string, progress func(Progress)
 		return img, err
 	}
 	if name != Default {
-		return nil, fmt.Errorf("%w, and only the image %q is built when it is needed; build this one first", err, Default)
+		return nil, fmt.Errorf("%w, and only the image %q is made when it is needed; make this one first, of packages or of a root filesystem: smolvm build --help", err, Default)
 	}
 	if progress == nil {
 		progress = func(Progress) {}
