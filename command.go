@@ -49,9 +49,9 @@ func (v *VM) Run(ctx context.Context, command string) (*Result, error) {
 // methods only Signal may be called concurrently with others.
 type Cmd struct {
 	Args []string // the program and its arguments, with no shell between
-	Dir  string   // working directory; default: the user's home
+	Dir  string   // working directory; default: the image's, or else the user's home
 	Env  []string // added to the VM's environment, as "NAME=value"
-	User string   // name or number in the guest, ":GROUP" may follow; default: root
+	User string   // name or number in the guest, ":GROUP" may follow; default: the image's, or else root
 	// Terminal, if set, gives the command a terminal of its own. All its output goes to
 	// Stdout then, and how it treats its input is the terminal's business.
 	Terminal *Terminal

@@ -20,8 +20,8 @@ type guestFlags struct {
 func (f *guestFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringArrayVarP(&f.env, "env", "e", nil, "set a variable for the command: `NAME=VALUE`, or NAME to pass this one's on (may be repeated)")
-	flags.StringVarP(&f.dir, "workdir", "w", "", "run in this directory of the guest (default: the user's home)")
-	flags.StringVarP(&f.user, "user", "u", "", "run as this user of the guest: name or number, `USER[:GROUP]` (default: root)")
+	flags.StringVarP(&f.dir, "workdir", "w", "", "run in this directory of the guest (default: the image's, or else the user's home)")
+	flags.StringVarP(&f.user, "user", "u", "", "run as this user of the guest: name or number, `USER[:GROUP]` (default: the image's, or else root)")
 }
 
 // apply gives a command what the flags say.

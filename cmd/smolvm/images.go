@@ -91,19 +91,22 @@ func newBuildCommand(g *globals) *cobra.Command {
 		Short: "Make an image with packages of your choice, or of a root filesystem",
 		Long: `Make an image with packages of your choice, from the host's own package sources, or
 of a root filesystem that you have: a tar archive, plain or compressed by gzip, zstd or
-xz, or a directory. Of any distribution: the guest needs nothing of it. The kernel is
-that of the image "debian", which is made first if there is none.
+xz, or a directory; or of a container image: what docker save wrote, or an OCI layout.
+Of any distribution: the guest needs nothing of it. The kernel is that of the image
+"debian", which is made first if there is none.
 
 If there is an image of that name already, the name means the new one from then on.
 VMs that were made on the former one keep it.`,
 		Example: `  smolvm build web --package nginx --package sqlite3
   smolvm run web -- nginx -v
   smolvm build alpine --from tar:alpine-minirootfs.tar.gz
-  smolvm build mine --from dir:./rootfs`,
+  smolvm build mine --from dir:./rootfs
+  docker save web >web.tar && smolvm build web --from docker-archive:web.tar
+  smolvm build app --from oci:./layout:latest`,
 		Args: argsOfUse,
 	}
 	cmd.Flags().StringArrayVar(&build.Packages, "package", nil, "Debian `package` to install beside the usual ones (may be repeated)")
-	cmd.Flags().StringVar(&build.From, "from", "", "make it of a root filesystem: `tar:FILE` or dir:PATH")
+	cmd.Flags().StringVar(&build.From, "from", "", "make it of a root filesystem or a container image: `tar:FILE`, dir:PATH, docker-archive:FILE[:NAME:TAG] or oci:PATH[:TAG]")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		opts, done := g.options()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,6 +18,7 @@ type runFlags struct {
 	vmFlags
 	ports       []string
 	strict      bool
+	entrypoint  *string // nil: the image's
 	start       startFlags
 	transport   string
 	remove      bool // see removes
@@ -35,6 +37,7 @@ func newRunCommand(g *globals) *cobra.Command {
 		Long: `Start a VM, run a command in it, and remove it when the command ends.
 
 The command's output is passed on, and so is its exit code. Without a command
+the image's own is run, if it was made of a container image that has one; else
 the VM runs until Ctrl-C. Ctrl-C ends the command, stops the VM and removes it.
 
 With --detach the VM lives on its own, and smolvm ends once the command is started:
@@ -62,6 +65,10 @@ ended smolvm or the command.`,
 				}
 				command = args[1:]
 			}
+			if flag := cmd.Flags().Lookup("entrypoint"); flag.Changed {
+				value := flag.Value.String()
+				f.entrypoint = &value
+			}
 			if !cmd.Flags().Changed("rm") {
 				f.remove = !f.detach
 			}
@@ -80,6 +87,7 @@ ended smolvm or the command.`,
 	f.start.register(cmd)
 	settingVar(cmd, flags, &f.transport, "transport")
 	flags.StringArrayVarP(&f.ports, "publish", "p", nil, "put a port of the guest on localhost: `[HOST:]GUEST[/udp]`, also ranges such as 8000-8010:9000-9010 (may be repeated)")
+	flags.String("entrypoint", "", "run this `program` in place of the image's entry point; an empty one runs what is behind -- as it is")
 	flags.BoolVar(&f.strict, "strict", false, "fail if a host port is busy, rather than take the next free one")
 	flags.BoolVar(&f.timed, "timings", false, "show at the end what the time was spent on")
 	flags.BoolVar(&f.remove, "rm", false, "remove the VM at the end; --rm=false keeps it, stopped (default: true, with --detach false)")
@@ -102,10 +110,34 @@ func (f *runFlags) checkArgs(cmd *cobra.Command, args []string) error {
 		return errors.New("--detach and --tty cannot go together")
 	case f.detach && f.interactive:
 		return errors.New("--detach and --interactive cannot go together")
-	case (f.terminal || f.interactive) && !command:
-		return errors.New("--tty and --interactive need a command, as in: smolvm run -it -- bash")
+	case (f.terminal || f.interactive) && !command && before == 0:
+		return errNoCommand
 	}
 	return nil
+}
+
+// errNoCommand is about a terminal, or input, for nothing.
+var errNoCommand = errors.New("--tty and --interactive need a command, as in: smolvm run -it -- bash")
+
+// command is what is to run in the VM: the image's own command, of which what is given takes the
+// place, but for its entry point. It is empty if there is none.
+func (f *runFlags) command(ctx context.Context, vm *smolvm.VM, given []string) ([]string, error) {
+	info, err := vm.Info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	entrypoint, rest := info.Entrypoint, info.Cmd
+	if f.entrypoint != nil {
+		entrypoint, rest = slices.DeleteFunc([]string{*f.entrypoint}, func(s string) bool { return s == "" }), nil
+	}
+	if len(given) > 0 {
+		rest = given
+	}
+	command := slices.Concat(entrypoint, rest)
+	if len(command) == 0 && (f.terminal || f.interactive) {
+		return nil, errNoCommand
+	}
+	return command, nil
 }
 
 // options are the library's options that the flags stand for.
@@ -159,6 +191,9 @@ func (f *runFlags) runHere(ctx context.Context, g *globals, command []string) (e
 	if err := f.publish(ctx, vm, specs); err != nil {
 		return err
 	}
+	if command, err = f.command(ctx, vm, command); err != nil {
+		return err
+	}
 	if len(command) == 0 {
 		fmt.Fprintf(os.Stderr, "%s is running; Ctrl-C stops it\n", vm.Name())
 		return untilEnd(ctx, vm)
@@ -204,6 +239,9 @@ func (f *runFlags) runDetached(cmd *cobra.Command, g *globals, command []string)
 		err = also(err, vm.Close())
 	}()
 	if err := f.publish(ctx, vm, specs); err != nil {
+		return interrupted(ctx, err, "VM %s was removed", vm.Name())
+	}
+	if command, err = f.command(ctx, vm, command); err != nil {
 		return interrupted(ctx, err, "VM %s was removed", vm.Name())
 	}
 	if len(command) > 0 {

@@ -13,8 +13,8 @@ import (
 type BuildOptions struct {
 	// Packages are Debian packages that are installed beside the usual ones.
 	Packages []string
-	// From is a root filesystem that the image is made of, "tar:FILE" or "dir:PATH", rather
-	// than of packages. The kernel is that of the image Default, which is built first if there
+	// From is a root filesystem that the image is made of, "tar:FILE" or "dir:PATH", or a
+	// container image, "oci:PATH:TAG" or "docker-archive:FILE:NAME:TAG", rather than packages. The kernel is that of the image Default, which is built first if there
 	// is none.
 	From string
 }

@@ -40,6 +40,7 @@ type Image struct {
 	KernelVersion string
 	From          string   // what root filesystem it was made of, if not of packages: "tar:/home/me/alpine.tar.gz"
 	Packages      []string // that were asked for beside the usual ones, sorted
+	Config        Config   // what it says of the commands that run in it
 	// Env is set for every command in a machine of this image, as "NAME=value".
 	Env []string
 

@@ -10,12 +10,13 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 
 	"github.com/smolvm/smolvm/internal/image/apt"
 	"github.com/smolvm/smolvm/internal/image/rootfs"
 )
 
-// imported makes an image of a root filesystem that somebody has. Its kernel is another
+// imported makes an image of a root filesystem, or a container image, that somebody has. Its kernel is another
 // image's.
 type imported struct {
 	origin origin
@@ -38,7 +39,7 @@ func (i *imported) Build(ctx context.Context, job *Job) (Manifest, error) {
 		return Manifest{}, err
 	}
 	job.Stage(stageRead, importStages)
-	tree, err := i.read(ctx)
+	tree, about, err := i.read(ctx)
 	if err != nil {
 		return Manifest{}, i.blame(err)
 	}
@@ -58,21 +59,46 @@ func (i *imported) Build(ctx context.Context, job *Job) (Manifest, error) {
 		Description:   fmt.Sprintf("%s, Linux %s", i.describe(ctx, tree), i.base.KernelVersion),
 		KernelVersion: i.base.KernelVersion,
 		Modules:       modules,
-		Env:           []string{standardPath},
+		Env:           append([]string{standardPath}, about.env...),
+		Config:        about.config,
 		From:          i.origin.String(),
 	}, nil
 }
 
-// read reads what the image is to have in it.
-func (i *imported) read(ctx context.Context) (*rootfs.Tree, error) {
+// read reads what the image is to have in it, and what it says of itself.
+func (i *imported) read(ctx context.Context) (*rootfs.Tree, container, error) {
 	if i.origin.kind == originDir {
-		return rootfs.FromDir(ctx, i.origin.path, rootfs.Limits{})
+		tree, err := rootfs.FromDir(ctx, i.origin.path, rootfs.Limits{})
+		return tree, container{}, err
 	}
-	layer := rootfs.Layer{
+	about := container{layers: []rootfs.Layer{{
 		Name: filepath.Base(i.origin.path),
 		Open: func() (io.ReadCloser, error) { return os.Open(i.origin.path) },
+	}}}
+	if i.origin.isContainer() {
+		var err error
+		if about, err = openContainer(i.origin); err != nil {
+			return nil, container{}, err
+		}
 	}
-	return rootfs.Read(ctx, []rootfs.Layer{layer}, rootfs.Limits{}, nil)
+	tree, err := rootfs.Read(ctx, about.layers, rootfs.Limits{}, nil)
+	if err == nil && about.config.WorkingDir != "" {
+		// It need not be in any layer.
+		err = makeDirectories(tree, about.config.WorkingDir)
+	}
+	return tree, about, err
+}
+
+// makeDirectories makes a directory in a tree, and those above it, unless they are there.
+func makeDirectories(tree *rootfs.Tree, dir string) error {
+	at := ""
+	for part := range strings.SplitSeq(strings.Trim(path.Clean("/"+dir), "/"), "/") {
+		at = path.Join(at, part)
+		if err := tree.Mkdir(at, 0o755); err != nil {
+			return fmt.Errorf("make working directory %s: %w", dir, err)
+		}
+	}
+	return nil
 }
 
 // roomFor is how large a root filesystem is to be, in bytes: as all are, or larger if that would
@@ -85,7 +111,10 @@ func roomFor(tree *rootfs.Tree) int64 {
 
 // blame wraps ErrOrigin if it is the origin that an import failed for.
 func (i *imported) blame(err error) error {
-	for _, fault := range []error{rootfs.ErrLayer, rootfs.ErrTooLarge, fs.ErrNotExist, fs.ErrPermission} {
+	if errors.Is(err, ErrOrigin) {
+		return err
+	}
+	for _, fault := range []error{rootfs.ErrLayer, rootfs.ErrDigest, rootfs.ErrTooLarge, fs.ErrNotExist, fs.ErrPermission} {
 		if errors.Is(err, fault) {
 			return fmt.Errorf("%w: %s: %w", ErrOrigin, i.origin, err)
 		}

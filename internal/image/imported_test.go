@@ -158,8 +158,8 @@ func TestImportRefuses(t *testing.T) {
 		want error
 		text string
 	}{
-		"no kind":       {BuildOptions{From: good}, ErrOrigin, "is neither tar:FILE nor dir:PATH"},
-		"other kind":    {BuildOptions{From: "zip:" + good}, ErrOrigin, "is neither tar:FILE nor dir:PATH"},
+		"no kind":       {BuildOptions{From: good}, ErrOrigin, "is none of tar:FILE"},
+		"other kind":    {BuildOptions{From: "zip:" + good}, ErrOrigin, "is none of tar:FILE"},
 		"no path":       {BuildOptions{From: "tar:"}, ErrOrigin, "names no path"},
 		"not there":     {BuildOptions{From: "tar:" + good + "x"}, os.ErrNotExist, "no such file"},
 		"file as dir":   {BuildOptions{From: "dir:" + good}, ErrOrigin, "for an archive write tar:" + good},

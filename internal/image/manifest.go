@@ -22,6 +22,8 @@ type Manifest struct {
 	Description   string   `json:"description"`
 	KernelVersion string   `json:"kernel_version"`
 	Env           []string `json:"env,omitempty"`
+	// Config is what a container image says of its commands.
+	Config Config `json:"config,omitzero"`
 	// From is the root filesystem that somebody had, if the image is made of one.
 	From string `json:"from,omitempty"`
 	// Packages are what the job asked for. The store sets them.
@@ -62,6 +64,7 @@ func load(name, dir string) (*Image, error) {
 		Created:       rec.Created,
 		KernelVersion: rec.KernelVersion,
 		From:          rec.From,
+		Config:        rec.Config,
 		Packages:      rec.Packages,
 		Env:           rec.Env,
 		Dir:           dir,

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -16,16 +17,25 @@ var ErrOrigin = errors.New("cannot make an image of this")
 const (
 	originTar = "tar" // a root filesystem as a tar archive, plain or compressed by gzip, zstd or xz
 	originDir = "dir" // a directory that is a root filesystem
+	originOCI = "oci" // a directory of container images, an OCI image layout
+
+	originDockerArchive = "docker-archive" // container images as docker save writes them
 )
 
-// origin is a root filesystem that somebody has.
-type origin struct{ kind, path string }
+// origin is a root filesystem, or a container image, that somebody has.
+type origin struct {
+	kind, path string
+	tag        string // which of the container images; empty: the only one
+}
+
+// isContainer tells whether it is a container image.
+func (o origin) isContainer() bool { return o.kind == originOCI || o.kind == originDockerArchive }
 
 // parseOrigin reads a kind and a path, as in "tar:FILE". Its error wraps ErrOrigin.
 func parseOrigin(from string) (origin, error) {
 	kind, path, found := strings.Cut(from, ":")
-	if !found || kind != originTar && kind != originDir {
-		return origin{}, fmt.Errorf("%w: %.200q is neither tar:FILE nor dir:PATH", ErrOrigin, from)
+	if !found || !slices.Contains([]string{originTar, originDir, originOCI, originDockerArchive}, kind) {
+		return origin{}, fmt.Errorf("%w: %.200q is none of tar:FILE, dir:PATH, oci:PATH:TAG and docker-archive:FILE", ErrOrigin, from)
 	}
 	if path == "" {
 		return origin{}, fmt.Errorf("%w: %q names no path", ErrOrigin, from)
@@ -34,7 +44,27 @@ func parseOrigin(from string) (origin, error) {
 	if err != nil {
 		return origin{}, fmt.Errorf("find %s: %w", path, err)
 	}
-	return origin{kind: kind, path: abs}, nil
+	o := origin{kind: kind, path: abs}
+	if o.isContainer() {
+		o.path, o.tag = cutTag(abs)
+	}
+	return o, nil
+}
+
+// cutTag cuts what names an image off the path of a file that is there.
+func cutTag(path string) (file, tag string) {
+	if _, err := os.Stat(path); err == nil {
+		return path, ""
+	}
+	for i := range len(path) {
+		if path[i] != ':' {
+			continue
+		}
+		if _, err := os.Stat(path[:i]); err == nil {
+			return path[:i], path[i+1:]
+		}
+	}
+	return path, ""
 }
 
 // checkOrigin returns what an image of that name is to be made from.
@@ -52,12 +82,18 @@ func checkOrigin(name string, opts BuildOptions) (origin, error) {
 	switch {
 	case err != nil:
 		return origin{}, fmt.Errorf("%w: %w", ErrOrigin, err)
-	case from.kind == originDir && !info.IsDir():
+	case (from.kind == originDir || from.kind == originOCI) && !info.IsDir():
 		return origin{}, fmt.Errorf("%w: %s is no directory; for an archive write tar:%s", ErrOrigin, from.path, from.path)
-	case from.kind == originTar && !info.Mode().IsRegular():
+	case (from.kind == originTar || from.kind == originDockerArchive) && !info.Mode().IsRegular():
 		return origin{}, fmt.Errorf("%w: %s is no regular file; for a directory write dir:%s", ErrOrigin, from.path, from.path)
 	}
 	return from, nil
 }
 
-func (o origin) String() string { return o.kind + ":" + o.path }
+func (o origin) String() string {
+	text := o.kind + ":" + o.path
+	if o.tag != "" {
+		text += ":" + o.tag
+	}
+	return text
+}

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -75,13 +76,16 @@ func (e *ExitError) ExitCode() int { return e.status.Code }
 // Signal is the name of the signal that ended the command, without "SIG", or empty.
 func (e *ExitError) Signal() string { return e.status.Signal }
 
-// StartCommand starts a command in the guest. When ctx ends, the command is killed.
+// StartCommand starts a command in the guest: where nothing else is said, in the directory and as
+// the user that the image names. When ctx ends, the command is killed.
 func (v *VM) StartCommand(ctx context.Context, c Command) (Process, error) {
 	const op = "run command"
 	r, err := v.answering(ctx, op)
 	if err != nil {
 		return nil, err
 	}
+	c.Exec.Dir = cmp.Or(c.Exec.Dir, r.identity.config.WorkingDir)
+	c.Exec.User = cmp.Or(c.Exec.User, r.identity.config.User)
 	started, err := r.channel.Start(ctx, c.Exec, c.Stdin, c.Stdout, c.Stderr)
 	var start *guestlink.StartError
 	switch {

@@ -9,11 +9,13 @@ import (
 
 	"github.com/smolvm/smolvm/internal/guestapi"
 	"github.com/smolvm/smolvm/internal/guestlink"
+	"github.com/smolvm/smolvm/internal/image"
 )
 
 // identity is what a guest is told of itself, on every new link.
 type identity struct {
 	imageEnv []string
+	config   image.Config // what the image says of commands
 
 	mu sync.Mutex
 	id guestapi.Identity

@@ -68,7 +68,9 @@ type BuildOptions struct {
 	// Packages are Debian packages that are installed beside the usual ones.
 	Packages []string
 	// From is a root filesystem that the image is made of, in place of packages: "tar:FILE", a
-	// tar archive, plain or compressed by gzip, zstd or xz, or "dir:PATH", a directory.
+	// tar archive, plain or compressed by gzip, zstd or xz, or "dir:PATH", a directory. Or it is
+	// a container image: "docker-archive:FILE" or "docker-archive:FILE:NAME:TAG", as docker save
+	// writes it, or "oci:PATH" or "oci:PATH:TAG", an OCI image layout.
 	From string
 }
 

@@ -36,6 +36,10 @@ type Info struct {
 	VMM     VMMInfo     `json:"vmm,omitzero"`
 	Network NetworkInfo `json:"network,omitzero"`
 	IP      netip.Addr  `json:"ip,omitzero"` // the guest's; invalid when the host cannot reach one
+	// Entrypoint and Cmd are the image's own command: the program, and what it is given
+	// unless something else is.
+	Entrypoint []string `json:"entrypoint,omitempty"`
+	Cmd        []string `json:"cmd,omitempty"`
 	// Forwards is never nil in the Info of a VM whose record could be read.
 	Forwards []forward.Forward `json:"forwards"`
 	Usage    Usage             `json:"usage,omitzero"`
@@ -105,6 +109,7 @@ func (v *VM) Info(ctx context.Context) (Info, error) {
 	info.VMM = VMMInfo{PID: r.machine.PID(), Accelerator: r.accelerator, Reason: r.acceleratorReason, Origin: r.origin, OriginReason: r.originReason, Stages: r.stages}
 	info.Network = r.net.info()
 	info.IP = r.net.address()
+	info.Entrypoint, info.Cmd = r.identity.config.Entrypoint, r.identity.config.Cmd
 	info.Forwards = r.forwards.Forwards()
 	info.Usage = v.usage(r, filepath.Join(claim.Dir(), claim.Record().DiskFile()))
 	return info, nil

@@ -220,7 +220,7 @@ func (h *Host) identity(rec store.Record, img *image.Image, net *guestapi.Networ
 		return nil, err
 	}
 	return &identity{
-		imageEnv: img.Env,
+		imageEnv: img.Env, config: img.Config,
 		id: guestapi.Identity{
 			Hostname: rec.Name, Network: net, HostKey: rec.HostKey, AuthorizedKeys: key,
 			MachineID: rec.MachineID, Env: slices.Concat(img.Env, rec.Env), GrowRoot: rec.DiskSize > img.RootFSSize,

@@ -82,7 +82,8 @@ func removeVMs(below string, log func(...any)) (left []string) {
 // scriptCommands are the commands of the scripts besides testscript's own.
 func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 	return map[string]func(*testscript.TestScript, bool, []string){
-		"dialogue": dialogue,
+		"dialogue":  dialogue,
+		"container": container,
 		// exits CODE PROGRAM ARG... runs a program that must end with that exit code.
 		"exits": func(ts *testscript.TestScript, neg bool, args []string) {
 			want, err := strconv.Atoi(args[0])
