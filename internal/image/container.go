@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"runtime"
 	"slices"
 	"strings"
@@ -75,8 +76,11 @@ func readContainer(img v1.Image, stored func(v1.Layer) (io.ReadCloser, error)) (
 		env: about.Config.Env,
 		config: Config{
 			Entrypoint: about.Config.Entrypoint, Cmd: about.Config.Cmd,
-			WorkingDir: about.Config.WorkingDir, User: about.Config.User,
+			User: about.Config.User,
 		},
+	}
+	if dir := about.Config.WorkingDir; dir != "" {
+		c.config.WorkingDir = path.Join("/", dir)
 	}
 	for i, layer := range layers {
 		kind, err := layer.MediaType()

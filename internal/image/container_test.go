@@ -27,7 +27,7 @@ func imageFor(t *testing.T, architecture string) v1.Image {
 	return configured(t, img, func(about *v1.ConfigFile) {
 		about.OS, about.Architecture = "linux", architecture
 		about.Config = v1.Config{
-			Env: []string{"A=" + architecture}, Entrypoint: []string{"/entry"}, Cmd: []string{"a", "b"}, WorkingDir: "/work", User: "me:us",
+			Env: []string{"A=" + architecture}, Entrypoint: []string{"/entry"}, Cmd: []string{"a", "b"}, WorkingDir: "work/../here", User: "me:us",
 		}
 	})
 }
@@ -100,7 +100,7 @@ func TestOpenContainer(t *testing.T) {
 			if err != nil || len(got.layers) != 2 {
 				t.Fatalf("got %+v, %v", got, err)
 			}
-			want := Config{Entrypoint: []string{"/entry"}, Cmd: []string{"a", "b"}, WorkingDir: "/work", User: "me:us"}
+			want := Config{Entrypoint: []string{"/entry"}, Cmd: []string{"a", "b"}, WorkingDir: "/here", User: "me:us"}
 			if diff := cmp.Diff(want, got.config) + cmp.Diff([]string{"A=amd64"}, got.env); diff != "" {
 				t.Error(diff)
 			}

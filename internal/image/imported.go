@@ -16,8 +16,8 @@ import (
 	"github.com/smolvm/smolvm/internal/image/rootfs"
 )
 
-// imported makes an image of a root filesystem, or a container image, that somebody has. Its kernel is another
-// image's.
+// imported makes an image of a root filesystem, or a container image, that somebody has. Its
+// kernel is another image's.
 type imported struct {
 	origin origin
 	base   *Image // has the kernel; must stay until Build has returned
@@ -89,10 +89,10 @@ func (i *imported) read(ctx context.Context) (*rootfs.Tree, container, error) {
 	return tree, about, err
 }
 
-// makeDirectories makes a directory in a tree, and those above it, unless they are there.
+// makeDirectories makes a directory of an absolute path, and those above it, unless they are there.
 func makeDirectories(tree *rootfs.Tree, dir string) error {
 	at := ""
-	for part := range strings.SplitSeq(strings.Trim(path.Clean("/"+dir), "/"), "/") {
+	for part := range strings.SplitSeq(strings.Trim(dir, "/"), "/") {
 		at = path.Join(at, part)
 		if err := tree.Mkdir(at, 0o755); err != nil {
 			return fmt.Errorf("make working directory %s: %w", dir, err)
