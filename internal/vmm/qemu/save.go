@@ -92,7 +92,11 @@ func (m *machine) save(ctx context.Context, memory, state *os.File, stopped func
 		// It ends in any case; how says nothing more.
 		_ = m.monitor.execute(context.WithoutCancel(ctx), "migrate_cancel", nil, nil)
 		_ = out.Close()
-		return errors.Join(err, <-split)
+		err = errors.Join(err, <-split)
+		if !errors.Is(err, errSaveOver) {
+			m.awaitSaved(states)
+		}
+		return err
 	}
 	return <-split
 }
@@ -142,6 +146,29 @@ func (m *machine) beginSave(ctx context.Context, pipe *os.File) error {
 	return m.monitor.execute(ctx, "migrate", map[string]string{"uri": "fd:" + streamName}, nil)
 }
 
+// errSaveOver says that QEMU has ended a migration.
+var errSaveOver = errors.New("the machine is not saved")
+
+// awaitSaved waits until QEMU has ended a migration that was cancelled. Before that it refuses to
+// resume a guest that it has stopped for the last of its memory.
+func (m *machine) awaitSaved(states <-chan string) {
+	tooLong := time.NewTimer(monitorTimeout)
+	defer tooLong.Stop()
+	for {
+		select {
+		case status := <-states:
+			if status == migrationDone || status == migrationFailed || status == migrationCancelled {
+				return
+			}
+		case <-tooLong.C:
+			m.log.Warn("QEMU does not end what was given up", "waited", monitorTimeout)
+			return
+		case <-m.done:
+			return
+		}
+	}
+}
+
 // followSave sees a machine through being saved.
 func (m *machine) followSave(ctx context.Context, states <-chan string, stopped func(context.Context) error) error {
 	tooLong := time.NewTimer(saveAlive)
@@ -167,7 +194,7 @@ func (m *machine) followSave(ctx context.Context, states <-chan string, stopped 
 			case migrationDone:
 				return nil
 			case migrationFailed, migrationCancelled:
-				return fmt.Errorf("QEMU says that it %s", status)
+				return fmt.Errorf("QEMU says that it %s: %w", status, errSaveOver)
 			}
 		case <-m.done:
 			return errors.Join(errEnded, m.err)
