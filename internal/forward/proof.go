@@ -18,7 +18,8 @@ const (
 	// explainTimeout bounds the search for who drops packets.
 	explainTimeout = 3 * time.Second
 	// refusedGrace is how long a refused probe is repeated: the guest's server may be
-	// a moment late, but a host that does not rewrite refuses for ever.
+	// a moment late, but a host that does not rewrite refuses for ever. So is one that was
+	// aborted, as by another process that ends the connections of a forward which had the port.
 	refusedGrace = 500 * time.Millisecond
 	refusedPause = 20 * time.Millisecond
 	// A proof is made again now and then, since not every firewall tells of its changes:
@@ -187,7 +188,8 @@ func (m *Manager) probe(ctx context.Context, explain bool) (err error) {
 	began := time.Now()
 	for {
 		err := readBanner(ctx, mapping.HostPort, m.cfg.Probe.Banner)
-		if !errors.Is(err, unix.ECONNREFUSED) || time.Since(began) > refusedGrace {
+		again := errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ECONNABORTED)
+		if !again || time.Since(began) > refusedGrace {
 			if err != nil && explain {
 				return m.explain(ctx, mapping, err)
 			}
