@@ -5,44 +5,73 @@ package filelock
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
 )
 
-// Lock is the lock of a file, which nobody else has until Close or the end of the process.
+// ErrHeld is wrapped by errors about a lock that others have.
+var ErrHeld = errors.New("others have the lock")
+
+// Lock is the lock of a file, which nobody else has until Close or the end of the process; or, if
+// it was taken shared, nobody has alone.
 type Lock struct{ file *os.File }
 
 // Take takes the lock of the file at path, and makes the file if there is none. Those who wait
 // for it are queued by the kernel: who tried again and again instead would be passed over by
 // chance for as long as others come, and take processor time from the one who is waited for.
-func Take(ctx context.Context, path string) (*Lock, error) {
+func Take(ctx context.Context, path string) (*Lock, error) { return acquire(ctx, path, unix.LOCK_EX) }
+
+// TakeShared is like Take for a lock that many may have at once, while nobody has it alone. Those
+// who want it alone can be kept waiting by ever more who share it.
+func TakeShared(ctx context.Context, path string) (*Lock, error) {
+	return acquire(ctx, path, unix.LOCK_SH)
+}
+
+// Try takes the lock as Take does, but does not wait: it fails with ErrHeld while others have it.
+func Try(path string) (*Lock, error) {
+	l, err := try(path, unix.LOCK_EX)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, ErrHeld), l.file.Close())
+	}
+	return l, err
+}
+
+func acquire(ctx context.Context, path string, how int) (*Lock, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	l, err := try(path, how)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return l.wait(ctx, how)
+	}
+	return l, err
+}
+
+// try makes the file if there is none and takes its lock. With EWOULDBLOCK, and with no other
+// error, it returns the file, too.
+func try(path string, how int) (*Lock, error) {
 	// Nothing is written to it, and it may be on a file system that cannot be written.
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	l := &Lock{file}
-	err = l.flock(unix.LOCK_EX | unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return l.wait(ctx)
-	}
-	if err != nil {
+	err = l.flock(how | unix.LOCK_NB)
+	if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, errors.Join(err, file.Close())
 	}
-	return l, nil
+	return l, err
 }
 
 // wait waits for its turn. Nothing can call a wait for the kernel off; if ctx ends, it goes on
 // without the caller, and lets the lock go when it has it.
-func (l *Lock) wait(ctx context.Context) (*Lock, error) {
+func (l *Lock) wait(ctx context.Context, how int) (*Lock, error) {
 	taken := make(chan error)
 	go func() {
-		err := l.flock(unix.LOCK_EX)
+		err := l.flock(how)
 		select {
 		case taken <- err:
 		case <-ctx.Done():

@@ -160,6 +160,44 @@ func TestCurrent(t *testing.T) {
 	current(false)
 }
 
+// TestShared: many share a lock, and nobody has it alone meanwhile.
+func TestShared(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	share := func() *Lock {
+		l, err := TakeShared(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	first, second := share(), share()
+	if _, err := Try(path); !errors.Is(err, ErrHeld) || !strings.Contains(err.Error(), path) {
+		t.Errorf("it is shared, and Try says %v", err)
+	}
+	closeLock(t, first)
+	if _, err := Try(path); !errors.Is(err, ErrHeld) {
+		t.Errorf("one has it still, and Try says %v", err)
+	}
+	closeLock(t, second)
+	alone, err := Try(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shared := make(chan *Lock)
+	go func() {
+		l, err := TakeShared(t.Context(), path)
+		if err != nil {
+			t.Error(err)
+		}
+		shared <- l
+	}()
+	waiters(t, path, 1)
+	closeLock(t, alone)
+	if l := <-shared; l != nil {
+		closeLock(t, l)
+	}
+}
+
 func TestNoDirectory(t *testing.T) {
 	if _, err := Take(t.Context(), filepath.Join(t.TempDir(), "none", "lock")); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
