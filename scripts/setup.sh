@@ -10,6 +10,7 @@ packages=(
   gcc libc6-dev               # the race detector of the tests
   qemu-utils                  # flattens the disks of VMs that were copied often
   nftables iproute2 util-linux cpio # attackers and inspectors in the tests
+  docker-registry             # what the tests pull images from
   openssh-client rsync        # clients of the guests' SSH servers in the tests
   busybox-static              # the smallest root filesystem that the tests make an image of
   curl jq                     # what the documentation shows
@@ -26,6 +27,12 @@ if [ "$(id -u)" != 0 ]; then
   exit 1
 fi
 echo "installing ${missing[*]}"
+# The tests run their own, on localhost. The package's would serve all networks from now on.
+for p in "${missing[@]}"; do
+  if [ "$p" = docker-registry ] && [ -d /run/systemd/system ]; then
+    systemctl mask docker-registry.service
+  fi
+done
 export DEBIAN_FRONTEND=noninteractive
 apt-get -q update >/dev/null
 apt-get -q install -y --no-install-recommends "${missing[@]}" >/dev/null

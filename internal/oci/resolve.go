@@ -1,0 +1,187 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/smolvm/smolvm/internal/oci/blob"
+)
+
+// Resolve finds the image that ref names for a platform, and gets its manifest, configuration and
+// layers into the cache. Several layers are fetched at once. What is in the cache already is not
+// fetched again, an image that is pinned by a digest and there needs no network, and a download
+// that broke off, in whatever process, is gone on with. References of the kinds Tar, Dir and Disk
+// have no layers: what is there must be used as it is.
+//
+// Until it returns it keeps the cache from being pruned. Whoever wants to read the layers
+// afterwards, and be sure that they are there, has a blob.Hold of the cache himself.
+//
+// It fails with ErrNotFound, ErrPlatform, ErrAccess, ErrInvalid, ErrTooLarge, ErrPlainHTTP,
+// ErrStalled, blob.ErrDigest, or an error of the network or the disk. When ctx ends, so does it.
+func Resolve(ctx context.Context, ref Reference, opts Options) (*Image, error) {
+	opts, err := opts.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("get image: %w", err)
+	}
+	hold, err := opts.Cache.Hold(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("get image: %w", err)
+	}
+	image, err := resolve(ctx, ref, opts)
+	if err := errors.Join(err, hold.Close()); err != nil {
+		return nil, fmt.Errorf("get image %s: %w", ref.Familiar(), err)
+	}
+	return image, nil
+}
+
+func resolve(ctx context.Context, ref Reference, opts Options) (image *Image, err error) {
+	src, err := openSource(ctx, ref, opts)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
+	r := &resolver{fetcher: fetcher{src, opts}}
+	if r.platform, err = parsePlatform(opts.Platform); err != nil {
+		return nil, err
+	}
+	return r.image(ctx)
+}
+
+// resolver finds one image.
+type resolver struct {
+	fetcher
+	platform platform
+}
+
+func (r *resolver) image(ctx context.Context) (*Image, error) {
+	desc, doc, err := r.manifest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := doc.check(r.opts.MaxSize); err != nil {
+		return nil, err
+	}
+	data, err := r.read(ctx, *doc.Config, maxConfig)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	config, err := parseConfig(data, len(doc.Layers))
+	if err != nil {
+		return nil, err
+	}
+	made := config.platform
+	image := &Image{
+		Digest:   desc.Digest,
+		Platform: made.String(),
+		Config:   config.public(),
+		Size:     desc.Size + doc.Config.Size,
+		cache:    r.opts.Cache,
+	}
+	switch {
+	case made.OS == "" && made.Architecture == "": // made by a tool that does not care
+		image.Platform = r.platform.String()
+	case made.OS != r.platform.OS || made.Architecture != r.platform.Architecture:
+		return nil, r.platform.none([]string{made.String()})
+	}
+	var distinct []descriptor
+	seen := map[string]bool{}
+	for i, layer := range doc.Layers {
+		image.Layers = append(image.Layers, Layer{layer.Digest, config.RootFS.DiffIDs[i], layer.Size, string(layer.MediaType)})
+		if !seen[layer.Digest] {
+			seen[layer.Digest] = true
+			distinct = append(distinct, layer)
+			image.Size += layer.Size
+		}
+	}
+	if err := r.layers(ctx, distinct); err != nil {
+		return nil, err
+	}
+	image.Reference = r.source.reference()
+	return image, nil
+}
+
+// manifest finds the manifest for the platform, and has it in the cache.
+func (r *resolver) manifest(ctx context.Context) (descriptor, document, error) {
+	desc, data, err := r.root(ctx)
+	if err != nil {
+		return desc, document{}, err
+	}
+	const mostIndexes = 3 // one in another has been seen
+	for range mostIndexes {
+		doc, err := parseDocument(data, desc.MediaType)
+		if err != nil || doc.MediaType.IsImage() {
+			return desc, doc, err
+		}
+		next, err := r.platform.choose(doc.Manifests)
+		if err != nil {
+			return desc, doc, err
+		}
+		if !next.isManifest() {
+			return desc, doc, fmt.Errorf("%w: it is none of a root filesystem, but %q", ErrInvalid, clean(string(next.MediaType)))
+		}
+		if data, err = r.read(ctx, next, maxManifest); err != nil {
+			return desc, doc, fmt.Errorf("manifest: %w", err)
+		}
+		desc = next
+	}
+	return desc, document{}, fmt.Errorf("%w: there is no end to its indexes", ErrInvalid)
+}
+
+// root returns what the reference names, from the cache if that is certain.
+func (r *resolver) root(ctx context.Context) (descriptor, []byte, error) {
+	ref := r.source.reference()
+	if ref.Kind == Registry && ref.Digest != "" {
+		if info, err := r.opts.Cache.Stat(blob.Digest(ref.Digest)); err == nil && info.Size <= maxManifest {
+			desc := descriptor{Digest: ref.Digest, Size: info.Size}
+			if data, err := r.cached(ctx, desc); err == nil {
+				return desc, data, nil
+			}
+		}
+	}
+	desc, data, err := r.source.root(ctx)
+	if err != nil {
+		return desc, nil, err
+	}
+	digest, err := blob.ParseDigest(desc.Digest)
+	if err != nil {
+		return desc, nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if _, err := r.cached(ctx, desc); err == nil {
+		return desc, data, nil
+	}
+	return desc, data, r.unwritten(desc, r.opts.Cache.Put(ctx, digest, data))
+}
+
+// read returns a part that is not large, and has it in the cache.
+func (r *resolver) read(ctx context.Context, d descriptor, limit int64) ([]byte, error) {
+	if err := d.check(limit); err != nil {
+		return nil, err
+	}
+	silent := func(State, int64) {}
+	for repaired := false; ; repaired = true {
+		if err := r.part(ctx, d, silent); err != nil {
+			return nil, err
+		}
+		data, err := r.cached(ctx, d)
+		if !errors.Is(err, blob.ErrDamaged) || repaired {
+			return data, err
+		}
+	}
+}
+
+// cached reads what is in the cache. If that is damaged it is removed, to be fetched again.
+func (r *resolver) cached(ctx context.Context, d descriptor) ([]byte, error) {
+	digest := blob.Digest(d.Digest)
+	body, err := r.opts.Cache.Open(digest)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	data, err := io.ReadAll(body)
+	if errors.Is(err, blob.ErrDamaged) {
+		return nil, r.opts.Cache.Verify(ctx, digest)
+	}
+	return data, err
+}
