@@ -38,7 +38,21 @@ func TestMain(m *testing.M) {
 	if reference := os.Getenv(pullVariable); reference != "" {
 		os.Exit(pullAlone(reference))
 	}
-	goleak.VerifyTestMain(m)
+	// The library that reads Docker's configuration asks once where it is.
+	home, err := os.MkdirTemp("", "smolvm-test-home")
+	if err == nil {
+		err = os.Setenv("HOME", home)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if err := os.RemoveAll(home); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		os.Exit(code)
+	}))
 }
 
 // pullAlone is a process that pulls and does nothing else.
@@ -280,4 +294,13 @@ func (s *syncBuffer) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.b.String()
+}
+
+func readAll(t testing.TB, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Error(err)
+	}
+	return data
 }
