@@ -79,6 +79,15 @@ func (p *patient) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
+// greeting marks the context of the requests that find out how a registry is spoken to. The library
+// that makes them would read their answers to the end, even if they have none.
+type greeting struct{}
+
+type readCloser struct {
+	io.Reader
+	io.Closer
+}
+
 // once makes the request with a watch on how long nothing comes.
 func (p *patient) once(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
@@ -91,6 +100,10 @@ func (p *patient) once(req *http.Request) (*http.Response, error) {
 		}
 		cancel(nil)
 		return nil, err
+	}
+	if ctx.Value(greeting{}) != nil {
+		const limit = 1 << 20
+		resp.Body = readCloser{io.LimitReader(resp.Body, limit), resp.Body}
 	}
 	resp.Body = &watchedBody{ReadCloser: resp.Body, ctx: ctx, cancel: cancel, watch: watch, stall: p.patience.Stall}
 	return resp, nil

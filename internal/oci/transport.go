@@ -56,6 +56,7 @@ func connect(ctx context.Context, e endpoint, o Options) (*connection, error) {
 	var rt http.RoundTripper = &guard{next: c.base, plain: plain}
 	rt = &patient{next: rt, patience: o.Patience, attempts: attempts, log: o.Log}
 	rt = transport.NewUserAgent(rt, "smolvm")
+	ctx = context.WithValue(ctx, greeting{}, true)
 	rt, err = transport.NewWithContext(ctx, repository.Registry, auth, rt, []string{repository.Scope(transport.PullScope)})
 	if err != nil {
 		c.close()
