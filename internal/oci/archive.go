@@ -19,7 +19,7 @@ import (
 )
 
 // maxEntries is how many entries an archive may have. An image has a few for each layer.
-const maxEntries = 100_000
+const maxEntries = 20_000
 
 // archive has the files in a tar file. They are read where they are, and nothing is unpacked.
 type archive struct {

@@ -130,8 +130,31 @@ func (a *dockerArchive) describe(ctx context.Context) error {
 		}
 		doc.Layers = append(doc.Layers, layer)
 	}
+	if err := a.compare(doc); err != nil {
+		return err
+	}
 	a.manifest, err = json.Marshal(doc)
 	return err
+}
+
+// compare checks that the layers are those of which the configuration speaks, as far as that can
+// be told of those that are compressed.
+func (a *dockerArchive) compare(doc document) error {
+	data, err := readFile(a.files, a.saved.Config, maxConfig)
+	if err != nil {
+		return err
+	}
+	config, err := parseConfig(data, len(doc.Layers))
+	if err != nil {
+		return err
+	}
+	for i, layer := range doc.Layers {
+		id := config.RootFS.DiffIDs[i]
+		if layer.MediaType == types.OCIUncompressedLayer && id != layer.Digest && strings.HasPrefix(id, "sha256:") {
+			return fmt.Errorf("%w: layer %d is not the one of which its configuration speaks", ErrInvalid, i+1)
+		}
+	}
+	return nil
 }
 
 // measure makes the descriptor of a file, as a layer.

@@ -446,6 +446,9 @@ func FuzzContentRange(f *testing.F) {
 	f.Add("bytes 5-9/10", int64(5), int64(10))
 	f.Add("bytes 5-9/*", int64(5), int64(10))
 	f.Fuzz(func(t *testing.T, header string, offset, size int64) {
+		if offset < 0 || size <= offset {
+			return // it is never asked for
+		}
 		whole := fmt.Sprintf("bytes %d-%d/%d", offset, size-1, size)
 		if !isRest(whole, offset, size) {
 			t.Errorf("%q is not the rest", whole)
