@@ -120,7 +120,7 @@ func tarOf(t testing.TB, path string, data []byte) []byte {
 func layer(t testing.TB, seed uint64, size int, opts ...tarball.LayerOption) v1.Layer {
 	t.Helper()
 	data := tarOf(t, fmt.Sprintf("file%d", seed), noise(seed, size))
-	opts = append(opts, tarball.WithCompressedCaching)
+	opts = append([]tarball.LayerOption{tarball.WithMediaType(types.OCILayer), tarball.WithCompressedCaching}, opts...)
 	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }, opts...)
 	if err != nil {
 		t.Fatal(err)

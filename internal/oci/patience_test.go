@@ -89,7 +89,7 @@ func TestRetryAfter(t *testing.T) {
 			return busy(w, r)
 		})
 		wantLayers(t, newPuller(t).mustPull(t, f.addr+"/app:v1"), l)
-		if waited := times[1].Sub(times[0]); waited < want || waited > want+time.Second {
+		if waited := times[1].Sub(times[0]); waited < want || waited > time.Minute {
 			t.Errorf("Retry-After %s: came back after %v", after, waited)
 		}
 	}
@@ -147,7 +147,7 @@ func TestSlowAndStalled(t *testing.T) {
 	wantLayers(t, p.mustPull(t, f.addr+"/app:v1"), l)
 
 	p = newPuller(t)
-	p.Patience.Stall, p.Patience.Attempts = 200*time.Millisecond, 2
+	p.Patience.Stall, p.Patience.Attempts = 500*time.Millisecond, 2
 	f.bound(func(r *http.Request) (int64, func()) {
 		if r.URL.Path == path {
 			return 0, func() { <-r.Context().Done() }

@@ -77,6 +77,10 @@ func TestPull(t *testing.T) {
 		t.Errorf("asked for what is there: %v", f.requests[0].URL)
 	}
 
+	// By the name of this host.
+	_, port, _ := strings.Cut(s.addr, ":")
+	wantLayers(t, newPuller(t).mustPull(t, "localhost:"+port+"/team/app:v1"), layers...)
+
 	// By digest, into an empty cache.
 	wantLayers(t, newPuller(t).mustPull(t, f.addr+"/team/app:other@"+digestOf(t, image)), layers...)
 }
@@ -116,6 +120,11 @@ func TestNotThere(t *testing.T) {
 	wantError(t, err, ErrNotFound, "no image nosuch/app:v1 in "+s.addr)
 	_, err = p.pull(t, s.addr+"/app@"+someDigest)
 	wantError(t, err, ErrNotFound, "no image app@"+someDigest+" in "+s.addr)
+	_, err = Resolve(t.Context(), Reference{Kind: Registry, Host: s.addr, Name: "app", Digest: "sha256:../x"}, p.Options)
+	wantError(t, err, ErrReference, "64 digits")
+	if _, err := Resolve(t.Context(), Reference{Kind: Registry, Host: s.addr, Name: "app"}, Options{}); err == nil {
+		t.Error("without a cache it has nowhere to go")
+	}
 	_, err = p.pull(t, "tar:rootfs.tar")
 	if err == nil || !strings.Contains(err.Error(), "no layers") {
 		t.Errorf("a root filesystem: %v", err)

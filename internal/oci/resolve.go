@@ -25,6 +25,11 @@ func Resolve(ctx context.Context, ref Reference, opts Options) (*Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("get image: %w", err)
 	}
+	if ref.Digest != "" {
+		if _, err := blob.ParseDigest(ref.Digest); err != nil {
+			return nil, fmt.Errorf("get image: %w: %w", ErrReference, err)
+		}
+	}
 	hold, err := opts.Cache.Hold(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("get image: %w", err)
@@ -181,7 +186,9 @@ func (r *resolver) cached(ctx context.Context, d descriptor) ([]byte, error) {
 	defer body.Close()
 	data, err := io.ReadAll(body)
 	if errors.Is(err, blob.ErrDamaged) {
-		return nil, r.opts.Cache.Verify(ctx, digest)
+		if err := r.opts.Cache.Verify(ctx, digest); err != nil {
+			return nil, err
+		}
 	}
 	return data, err
 }
