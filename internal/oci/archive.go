@@ -110,7 +110,7 @@ func decompressed(ctx context.Context, file *os.File, opts Options) (*os.File, e
 
 // cancelled is a reader that fails when ctx ends.
 type cancelled struct {
-	ctx context.Context //nolint:containedctx // that of the one call which reads
+	ctx context.Context // that of the one call which reads
 	io.Reader
 }
 

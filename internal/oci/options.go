@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -8,8 +9,6 @@ import (
 	"net"
 	"runtime"
 	"time"
-
-	"context"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/smolvm/smolvm/internal/oci/blob"

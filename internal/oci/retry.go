@@ -160,7 +160,7 @@ func retryAfter(value string, now time.Time) (wait time.Duration, given bool) {
 // watchedBody is the body of an answer that must not stall.
 type watchedBody struct {
 	io.ReadCloser
-	ctx    context.Context //nolint:containedctx // that of the request, which lasts as long as the body
+	ctx    context.Context // that of the request, which lasts as long as the body
 	cancel context.CancelCauseFunc
 	watch  *time.Timer
 	stall  time.Duration

@@ -80,7 +80,7 @@ func (o Options) transport(insecure bool) *http.Transport {
 		Proxy:               http.ProxyFromEnvironment,
 		DialContext:         dial,
 		ForceAttemptHTTP2:   true,
-		TLSClientConfig:     &tls.Config{RootCAs: o.RootCAs, InsecureSkipVerify: insecure, MinVersion: tls.VersionTLS12}, //nolint:gosec // only if the user said so
+		TLSClientConfig:     &tls.Config{RootCAs: o.RootCAs, InsecureSkipVerify: insecure, MinVersion: tls.VersionTLS12}, // only if the user said so
 		TLSHandshakeTimeout: o.Patience.Stall,
 		IdleConnTimeout:     90 * time.Second,
 		MaxIdleConnsPerHost: parallelFetches,
