@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"math"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +17,17 @@ import (
 
 // blockSize is how much of a file is looked at at once.
 const blockSize = 64 << 10
+
+// NextData returns where data begins in a file, from an offset on: the offset itself if there is no
+// hole, and math.MaxInt64 if there is nothing but a hole up to the end. The error is unix.EINVAL
+// where the filesystem does not know. It moves the file's offset.
+func NextData(file *os.File, offset int64) (int64, error) {
+	at, err := unix.Seek(int(file.Fd()), offset, unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) {
+		return math.MaxInt64, nil
+	}
+	return at, err
+}
 
 // Hash adds what a file holds: its length, and each block that is not all zero with where it is.
 // Holes are not read, and a block of zeros counts as one, which it may become.
@@ -31,11 +43,12 @@ func Hash(ctx context.Context, sum hash.Hash, file *os.File) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		data, err := unix.Seek(int(file.Fd()), at, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) {
-			break // a hole up to the end
-		} else if err != nil {
+		data, err := NextData(file, at)
+		if err != nil {
 			return fmt.Errorf("find data in %s: %w", file.Name(), err)
+		}
+		if data >= info.Size() {
+			break
 		}
 		at = data - data%blockSize
 		n, err := file.ReadAt(block, at)

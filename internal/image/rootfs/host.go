@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/image/ext4"
+	"github.com/smolvm/smolvm/internal/sparse"
 )
 
 // FromDir returns a tree of what is in a directory of the host: links, device nodes, owners,
@@ -237,15 +238,8 @@ type hostFile struct{ *os.File }
 
 // NextData returns where data begins, from an offset on.
 func (f hostFile) NextData(offset int64) (int64, error) {
-	at, err := f.Seek(offset, unix.SEEK_DATA)
-	switch {
-	case errors.Is(err, unix.ENXIO): // a hole up to the end
-		info, err := f.Stat()
-		if err != nil {
-			return 0, err
-		}
-		return max(info.Size(), offset), nil
-	case errors.Is(err, unix.EINVAL): // no such thing here
+	at, err := sparse.NextData(f.File, offset)
+	if errors.Is(err, unix.EINVAL) { // it may all be data
 		return offset, nil
 	}
 	return at, err
