@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/smolvm/smolvm/internal/image/apt"
+	"github.com/smolvm/smolvm/internal/image/ext4"
 )
 
 // tree is the root filesystem of an image while it is still a directory.
@@ -133,13 +134,7 @@ const rootLabel = "smolvm-root"
 
 // writeExt4 writes the tree as a filesystem to a new, sparse file.
 func (t *tree) writeExt4(ctx context.Context, path string) error {
-	// The kernel of a machine would otherwise write zeroes over all inode tables in the
-	// background, and so fill every disk with them. Older versions know only the slower option.
-	err := t.makeExt4(ctx, path, "assume_storage_prezeroed=1")
-	if err != nil && strings.Contains(err.Error(), "assume_storage_prezeroed") {
-		err = t.makeExt4(ctx, path, "lazy_itable_init=0,lazy_journal_init=0")
-	}
-	return err
+	return ext4.OnHoles(func(extended string) error { return t.makeExt4(ctx, path, extended) })
 }
 
 func (t *tree) makeExt4(ctx context.Context, path, extended string) error {

@@ -42,11 +42,17 @@ func Make(ctx context.Context, path string, opts MakeOptions) (err error) {
 	if err := errors.Join(file.Truncate(opts.Size), file.Close()); err != nil {
 		return fmt.Errorf("make file for filesystem: %w", err)
 	}
-	// The kernel of a machine would otherwise write zeroes over all inode tables in the
-	// background, and so fill every disk with them. Older versions know only the slower option.
-	err = opts.run(ctx, path, "assume_storage_prezeroed=1")
-	if err != nil && strings.Contains(err.Error(), "assume_storage_prezeroed") {
-		err = opts.run(ctx, path, "lazy_itable_init=0,lazy_journal_init=0")
+	return OnHoles(func(extended string) error { return opts.run(ctx, path, extended) })
+}
+
+// OnHoles runs mke2fs on a file that is nothing but a hole, with what it is to be told of that by -E.
+// The kernel of a machine would otherwise write zeroes over all inode tables in the background, and
+// so fill every disk with them. Older versions know only a slower option, and are run twice.
+func OnHoles(mke2fs func(extended string) error) error {
+	const option = "assume_storage_prezeroed"
+	err := mke2fs(option + "=1")
+	if err != nil && strings.Contains(err.Error(), option) {
+		err = mke2fs("lazy_itable_init=0,lazy_journal_init=0")
 	}
 	return err
 }
