@@ -13,9 +13,11 @@ import (
 type BuildOptions struct {
 	// Packages are Debian packages that are installed beside the usual ones.
 	Packages []string
-	// From is a root filesystem that the image is made of, "tar:FILE" or "dir:PATH", or a
-	// container image, "oci:PATH:TAG" or "docker-archive:FILE:NAME:TAG", rather than packages. The kernel is that of the image Default, which is built first if there
-	// is none.
+	// From is a root filesystem that the image is made of, in place of packages: "tar:FILE", a
+	// tar archive, plain or compressed by gzip, zstd or xz, or "dir:PATH", a directory. Or it is
+	// a container image: "docker-archive:FILE" or "docker-archive:FILE:NAME:TAG", as docker save
+	// writes it, or "oci:PATH" or "oci:PATH:TAG", an OCI image layout. The kernel is that of the
+	// image "debian", which is built first if there is none.
 	From string
 }
 

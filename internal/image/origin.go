@@ -31,6 +31,9 @@ type origin struct {
 // isContainer tells whether it is a container image.
 func (o origin) isContainer() bool { return o.kind == originOCI || o.kind == originDockerArchive }
 
+// isDirectory tells whether it must be a directory, and not a file.
+func (o origin) isDirectory() bool { return o.kind == originDir || o.kind == originOCI }
+
 // parseOrigin reads a kind and a path, as in "tar:FILE". Its error wraps ErrOrigin.
 func parseOrigin(from string) (origin, error) {
 	kind, path, found := strings.Cut(from, ":")
@@ -82,9 +85,9 @@ func checkOrigin(name string, opts BuildOptions) (origin, error) {
 	switch {
 	case err != nil:
 		return origin{}, fmt.Errorf("%w: %w", ErrOrigin, err)
-	case (from.kind == originDir || from.kind == originOCI) && !info.IsDir():
+	case from.isDirectory() && !info.IsDir():
 		return origin{}, fmt.Errorf("%w: %s is no directory; for an archive write tar:%s", ErrOrigin, from.path, from.path)
-	case (from.kind == originTar || from.kind == originDockerArchive) && !info.Mode().IsRegular():
+	case !from.isDirectory() && !info.Mode().IsRegular():
 		return origin{}, fmt.Errorf("%w: %s is no regular file; for a directory write dir:%s", ErrOrigin, from.path, from.path)
 	}
 	return from, nil

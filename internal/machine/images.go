@@ -64,21 +64,13 @@ func (h *Host) Pull(ctx context.Context, name string) (ImageInfo, error) {
 }
 
 // BuildOptions say what an image is built from.
-type BuildOptions struct {
-	// Packages are Debian packages that are installed beside the usual ones.
-	Packages []string
-	// From is a root filesystem that the image is made of, in place of packages: "tar:FILE", a
-	// tar archive, plain or compressed by gzip, zstd or xz, or "dir:PATH", a directory. Or it is
-	// a container image: "docker-archive:FILE" or "docker-archive:FILE:NAME:TAG", as docker save
-	// writes it, or "oci:PATH" or "oci:PATH:TAG", an OCI image layout.
-	From string
-}
+type BuildOptions = image.BuildOptions
 
 // BuildImage builds an image anew and makes it what the name means. VMs that are made on the
 // one before keep it. The error wraps ErrInvalidOption if there is no such package, or if no
 // image can be made of opts.From, and image.ErrInvalidName.
 func (h *Host) BuildImage(ctx context.Context, name string, opts BuildOptions) (ImageInfo, error) {
-	img, err := h.images.Build(ctx, name, image.BuildOptions(opts), h.opts.Progress)
+	img, err := h.images.Build(ctx, name, opts, h.opts.Progress)
 	if errors.Is(err, image.ErrPackage) || errors.Is(err, image.ErrOrigin) {
 		err = fmt.Errorf("%w: %w", ErrInvalidOption, err)
 	}
