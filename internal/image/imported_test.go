@@ -164,6 +164,8 @@ func TestImportRefuses(t *testing.T) {
 		"not there":     {BuildOptions{From: "tar:" + good + "x"}, os.ErrNotExist, "no such file"},
 		"file as dir":   {BuildOptions{From: "dir:" + good}, ErrOrigin, "for an archive write tar:" + good},
 		"dir as file":   {BuildOptions{From: "tar:/"}, ErrOrigin, "for a directory write dir:/"},
+		"file as oci":   {BuildOptions{From: "oci:" + good}, ErrOrigin, "for an archive write docker-archive:" + good},
+		"dir as saved":  {BuildOptions{From: "docker-archive:/"}, ErrOrigin, "for a directory write oci:/"},
 		"with packages": {BuildOptions{From: "tar:" + good, Packages: []string{"tree"}}, ErrOrigin, "packages"},
 		"hostile":       {BuildOptions{From: "tar:" + hostile}, rootfs.ErrLayer, "../../file"},
 	} {

@@ -34,6 +34,14 @@ func (o origin) isContainer() bool { return o.kind == originOCI || o.kind == ori
 // isDirectory tells whether it must be a directory, and not a file.
 func (o origin) isDirectory() bool { return o.kind == originDir || o.kind == originOCI }
 
+// twin is the kind that the same thing is of if it is a file rather than a directory, or the
+// other way round.
+func (o origin) twin() string {
+	return map[string]string{
+		originTar: originDir, originDir: originTar, originOCI: originDockerArchive, originDockerArchive: originOCI,
+	}[o.kind]
+}
+
 // parseOrigin reads a kind and a path, as in "tar:FILE". Its error wraps ErrOrigin.
 func parseOrigin(from string) (origin, error) {
 	kind, path, found := strings.Cut(from, ":")
@@ -86,9 +94,9 @@ func checkOrigin(name string, opts BuildOptions) (origin, error) {
 	case err != nil:
 		return origin{}, fmt.Errorf("%w: %w", ErrOrigin, err)
 	case from.isDirectory() && !info.IsDir():
-		return origin{}, fmt.Errorf("%w: %s is no directory; for an archive write tar:%s", ErrOrigin, from.path, from.path)
+		return origin{}, fmt.Errorf("%w: %s is no directory; for an archive write %s:%s", ErrOrigin, from.path, from.twin(), from.path)
 	case !from.isDirectory() && !info.Mode().IsRegular():
-		return origin{}, fmt.Errorf("%w: %s is no regular file; for a directory write dir:%s", ErrOrigin, from.path, from.path)
+		return origin{}, fmt.Errorf("%w: %s is no regular file; for a directory write %s:%s", ErrOrigin, from.path, from.twin(), from.path)
 	}
 	return from, nil
 }
