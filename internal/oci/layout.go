@@ -31,19 +31,15 @@ type layout struct {
 }
 
 // newLayout reads the index of a layout. It closes the files if it fails.
-func newLayout(ref Reference, wanted string, f files) (source, error) {
-	l := &layout{ref: ref, files: f}
-	err := l.readIndex(wanted)
-	if err != nil {
+func newLayout(ref Reference, wanted platform, f files) (source, error) {
+	l := &layout{ref: ref, files: f, want: wanted}
+	if err := l.readIndex(); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return l, nil
 }
 
-func (l *layout) readIndex(wanted string) (err error) {
-	if l.want, err = parsePlatform(wanted); err != nil {
-		return err
-	}
+func (l *layout) readIndex() error {
 	data, err := readFile(l.files, "index.json", maxManifest)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w: %s is no OCI image layout: it has no index.json", ErrInvalid, l.ref.Path)

@@ -40,6 +40,8 @@ type Options struct {
 	// Log gets what goes wrong on the way and is got over; nothing if it is nil.
 	Log *slog.Logger
 
+	wanted platform // Platform, once it has its default
+
 	dial func(ctx context.Context, network, address string) (net.Conn, error) // tests have hosts of their own
 }
 
@@ -71,7 +73,8 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Platform == "" {
 		o.Platform = "linux/" + runtime.GOARCH
 	}
-	if _, err := parsePlatform(o.Platform); err != nil {
+	var err error
+	if o.wanted, err = parsePlatform(o.Platform); err != nil {
 		return o, err
 	}
 	if o.MaxSize < 0 {

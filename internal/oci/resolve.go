@@ -47,18 +47,12 @@ func resolve(ctx context.Context, ref Reference, opts Options) (image *Image, er
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
-	r := &resolver{fetcher: fetcher{src, opts}}
-	if r.platform, err = parsePlatform(opts.Platform); err != nil {
-		return nil, err
-	}
+	r := &resolver{fetcher{src, opts}}
 	return r.image(ctx)
 }
 
 // resolver finds one image.
-type resolver struct {
-	fetcher
-	platform platform
-}
+type resolver struct{ fetcher }
 
 func (r *resolver) image(ctx context.Context) (*Image, error) {
 	desc, doc, err := r.manifest(ctx)
@@ -86,9 +80,9 @@ func (r *resolver) image(ctx context.Context) (*Image, error) {
 	}
 	switch {
 	case made.OS == "" && made.Architecture == "": // made by a tool that does not care
-		image.Platform = r.platform.String()
-	case made.OS != r.platform.OS || made.Architecture != r.platform.Architecture:
-		return nil, r.platform.none([]string{made.String()})
+		image.Platform = r.opts.wanted.String()
+	case made.OS != r.opts.wanted.OS || made.Architecture != r.opts.wanted.Architecture:
+		return nil, r.opts.wanted.none([]string{made.String()})
 	}
 	var distinct []descriptor
 	seen := map[string]bool{}
@@ -119,7 +113,7 @@ func (r *resolver) manifest(ctx context.Context) (descriptor, document, error) {
 		if err != nil || doc.MediaType.IsImage() {
 			return desc, doc, err
 		}
-		next, err := r.platform.choose(doc.Manifests)
+		next, err := r.opts.wanted.choose(doc.Manifests)
 		if err != nil {
 			return desc, doc, err
 		}

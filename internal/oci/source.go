@@ -22,13 +22,13 @@ func openSource(ctx context.Context, ref Reference, opts Options) (source, error
 	case Registry:
 		return newRegistry(ref, opts)
 	case Layout:
-		return newLayout(ref, opts.Platform, directory(ref.Path))
+		return newLayout(ref, opts.wanted, directory(ref.Path))
 	case OCIArchive:
 		files, err := openArchive(ctx, ref.Path, opts)
 		if err != nil {
 			return nil, err
 		}
-		return newLayout(ref, opts.Platform, files)
+		return newLayout(ref, opts.wanted, files)
 	case DockerArchive:
 		files, err := openArchive(ctx, ref.Path, opts)
 		if err != nil {
