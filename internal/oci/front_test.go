@@ -105,6 +105,20 @@ func (f *front) bound(limit func(r *http.Request) (int64, func())) {
 	f.limit = limit
 }
 
+// cutAlways cuts every answer with the path after n bytes, when after, which may be nil, has returned.
+func (f *front) cutAlways(path string, n int64, after func(r *http.Request)) {
+	f.bound(func(r *http.Request) (int64, func()) {
+		if r.URL.Path != path {
+			return -1, func() {}
+		}
+		return n, func() {
+			if after != nil {
+				after(r)
+			}
+		}
+	})
+}
+
 // cutOnce cuts the first answer with the path after n bytes.
 func (f *front) cutOnce(path string, n int64, after func()) {
 	var once sync.Once

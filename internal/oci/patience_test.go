@@ -148,12 +148,7 @@ func TestSlowAndStalled(t *testing.T) {
 
 	p = newPuller(t)
 	p.Patience.Stall, p.Patience.Attempts = 500*time.Millisecond, 2
-	f.bound(func(r *http.Request) (int64, func()) {
-		if r.URL.Path == path {
-			return 0, func() { <-r.Context().Done() }
-		}
-		return -1, func() {}
-	})
+	f.cutAlways(path, 0, func(r *http.Request) { <-r.Context().Done() })
 	f.answer(nil)
 	f.forget()
 	_, err := p.pull(t, f.addr+"/app:v1")
