@@ -32,7 +32,7 @@ func newFront(t *testing.T, backend string) *front {
 	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f.mu.Lock()
 		f.requests = append(f.requests, r)
-		handle, limit := f.handle, f.limit
+		handle, limit, sent := f.handle, f.limit, f.sent
 		f.mu.Unlock()
 		if handle != nil && handle(w, r) {
 			return
@@ -50,7 +50,7 @@ func newFront(t *testing.T, backend string) *front {
 		if limit != nil {
 			n, after = limit(r)
 		}
-		f.relay(w, resp.Body, r.URL.Path, n, after)
+		f.relay(w, resp.Body, func(m int) { f.count(sent, r.URL.Path, m) }, n, after)
 	}))
 	f.addr = strings.TrimPrefix(f.URL, "http://")
 	t.Cleanup(func() {
@@ -61,7 +61,7 @@ func newFront(t *testing.T, backend string) *front {
 }
 
 // relay lets n bytes of an answer through, or all, and cuts the connection if there is more.
-func (f *front) relay(w http.ResponseWriter, body io.Reader, path string, n int64, after func()) {
+func (f *front) relay(w http.ResponseWriter, body io.Reader, count func(int), n int64, after func()) {
 	buffer := make([]byte, 32<<10)
 	_ = http.NewResponseController(w).Flush()
 	for sent := int64(0); ; {
@@ -74,13 +74,11 @@ func (f *front) relay(w http.ResponseWriter, body io.Reader, path string, n int6
 			}
 		}
 		m, err := body.Read(part)
+		count(m) // before whoever gets it can look
 		if _, werr := w.Write(part[:m]); werr != nil {
 			panic(http.ErrAbortHandler)
 		}
 		_ = http.NewResponseController(w).Flush()
-		f.mu.Lock()
-		f.sent[path] += int64(m)
-		f.mu.Unlock()
 		sent += int64(m)
 		if err == io.EOF {
 			return
@@ -89,6 +87,13 @@ func (f *front) relay(w http.ResponseWriter, body io.Reader, path string, n int6
 			panic(http.ErrAbortHandler)
 		}
 	}
+}
+
+// count counts what goes through of an answer, unless it was asked for before all was forgotten.
+func (f *front) count(sent map[string]int64, path string, bytes int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	sent[path] += int64(bytes)
 }
 
 // answer has f answer requests, from now on.

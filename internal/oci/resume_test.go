@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -246,6 +247,9 @@ func TestNoSpace(t *testing.T) {
 	if p.Cache, err = blob.Open(dir); err != nil {
 		t.Fatal(err)
 	}
+	// The small one is there already: side by side, it could be the one that the disk has no space for.
+	s.push(t, "small:v1", imageOf(t, "linux/amd64", small))
+	wantLayers(t, p.mustPull(t, f.addr+"/small:v1"), small)
 	_, err = p.pull(t, f.addr+"/app:v1")
 	wantError(t, err, syscall.ENOSPC, "no space left for "+digestOf(t, large), dir, fmt.Sprint(sizeOf(t, large)))
 	u, err := p.Cache.Usage()
@@ -270,12 +274,20 @@ func TestCalledOff(t *testing.T) {
 	f := newFront(t, s.addr)
 	released := make(chan struct{})
 	ctx, cancel := context.WithCancel(t.Context())
+	p := newPuller(t)
 	f.cutOnce("/v2/app/blobs/"+digestOf(t, l), big/2, func() {
+		// What went through need not have come yet.
+		for {
+			u, err := p.Cache.Usage()
+			if err != nil || u.Partial > 0 || t.Context().Err() != nil {
+				break
+			}
+			runtime.Gosched()
+		}
 		cancel()
 		<-released
 	})
 	defer close(released)
-	p := newPuller(t)
 	if _, err := p.pullUntil(ctx, t, f.addr+"/app:v1"); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
