@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"runtime"
@@ -28,6 +29,10 @@ type Config struct {
 	Cmd        []string `json:"cmd,omitempty"`        // the rest of its own command
 	WorkingDir string   `json:"working_dir,omitempty"`
 	User       string   `json:"user,omitempty"` // name or number, ":GROUP" may follow
+
+	ExposedPorts []string          `json:"exposed_ports,omitempty"` // "80/tcp", sorted
+	StopSignal   string            `json:"stop_signal,omitempty"`   // what ends its own command: a name or number, as it says it
+	Labels       map[string]string `json:"labels,omitempty"`
 }
 
 // container is a container image: layers, the lowest first, and what it says of itself.
@@ -76,9 +81,10 @@ func readContainer(img v1.Image, stored func(v1.Layer) (io.ReadCloser, error)) (
 		env: about.Config.Env,
 		config: Config{
 			Entrypoint: about.Config.Entrypoint, Cmd: about.Config.Cmd,
-			User: about.Config.User,
+			User: about.Config.User, StopSignal: about.Config.StopSignal, Labels: about.Config.Labels,
 		},
 	}
+	c.config.ExposedPorts = slices.Sorted(maps.Keys(about.Config.ExposedPorts))
 	if dir := about.Config.WorkingDir; dir != "" {
 		c.config.WorkingDir = path.Join("/", dir)
 	}
