@@ -96,21 +96,21 @@ func TestPasswords(t *testing.T) {
 		home := atHome(t)
 		p := newPuller(t)
 		p.Keychain = nil
-		_, err := p.pull(t, s.addr+"/app:v1")
-		wantError(t, err, ErrAccess, "without a login", "docker login "+s.addr, "podman login "+s.addr)
+		_, err := p.pull(t, s.Addr+"/app:v1")
+		wantError(t, err, ErrAccess, "without a login", "docker login "+s.Addr, "podman login "+s.Addr)
 		file := path(home)
-		logIn(t, file, s.addr, wrong)
-		_, err = p.pull(t, s.addr+"/app:v1")
-		wantError(t, err, ErrAccess, "whose login is stored", "docker login "+s.addr)
+		logIn(t, file, s.Addr, wrong)
+		_, err = p.pull(t, s.Addr+"/app:v1")
+		wantError(t, err, ErrAccess, "whose login is stored", "docker login "+s.Addr)
 		wantNoSecret(t, err.Error())
-		logIn(t, file, s.addr, secret)
-		image, err := p.pull(t, s.addr+"/app:v1")
+		logIn(t, file, s.Addr, secret)
+		image, err := p.pull(t, s.Addr+"/app:v1")
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
 		wantLayers(t, image, l)
-		_, err = p.pull(t, s.addr+"/app:nosuch")
+		_, err = p.pull(t, s.Addr+"/app:nosuch")
 		wantError(t, err, ErrNotFound)
 		wantNoSecret(t, err.Error())
 		wantNoSecret(t, p.log.String())
@@ -118,7 +118,7 @@ func TestPasswords(t *testing.T) {
 	writeFile(t, filepath.Join(atHome(t), ".docker/config.json"), []byte("{"))
 	p := newPuller(t)
 	p.Keychain = nil
-	if _, err := p.pull(t, s.addr+"/app:v1"); err == nil || !strings.Contains(err.Error(), "read the credentials for "+s.addr) {
+	if _, err := p.pull(t, s.Addr+"/app:v1"); err == nil || !strings.Contains(err.Error(), "read the credentials for "+s.Addr) {
 		t.Errorf("with a broken configuration: %v", err)
 	}
 }
@@ -128,7 +128,7 @@ func TestTokens(t *testing.T) {
 	s := startServer(t, "")
 	layers := []v1.Layer{layer(t, 1, 1000), layer(t, 2, 1000), layer(t, 3, 1000), layer(t, 4, 1000)}
 	s.push(t, "team/app:v1", imageOf(t, "linux/amd64", layers...))
-	f := newFront(t, s.addr)
+	f := newFront(t, s.Addr)
 	var issued, uses atomic.Int64 // tokens, and how often the first was used
 	denied := atomic.Bool{}
 	f.answer(func(w http.ResponseWriter, r *http.Request) bool {

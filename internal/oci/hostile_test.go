@@ -371,10 +371,10 @@ func TestResumeThroughRedirection(t *testing.T) {
 	s := startServer(t, "")
 	l := layer(t, 1, 1<<20)
 	s.push(t, "app:v1", imageOf(t, "linux/amd64", l))
-	storage := newFront(t, s.addr)
+	storage := newFront(t, s.Addr)
 	path := "/v2/app/blobs/" + digestOf(t, l)
 	storage.cutOnce(path, 500_000, func() {})
-	f := newFront(t, s.addr)
+	f := newFront(t, s.Addr)
 	f.answer(func(w http.ResponseWriter, r *http.Request) bool {
 		if r.URL.Path != path {
 			return false

@@ -39,7 +39,7 @@ func TestRegistryIsBusy(t *testing.T) {
 	l := layer(t, 1, 1000)
 	s.push(t, "app:v1", imageOf(t, "linux/amd64", l))
 	for _, status := range []int{429, 500, 502, 503, 504} {
-		f := newFront(t, s.addr)
+		f := newFront(t, s.Addr)
 		f.answer(failing(status, nil, 2))
 		p := newPuller(t)
 		wantLayers(t, p.mustPull(t, f.addr+"/app:v1"), l)
@@ -59,7 +59,7 @@ func TestRegistryIsBusy(t *testing.T) {
 			t.Errorf("%d: asked %d times", status, len(asked))
 		}
 	}
-	f := newFront(t, s.addr)
+	f := newFront(t, s.Addr)
 	f.answer(failing(http.StatusTeapot, nil, 1))
 	if _, err := newPuller(t).pull(t, f.addr+"/app:v1"); err == nil || !strings.Contains(err.Error(), "418") {
 		t.Errorf("what is nobody's passing fault: %v", err)
@@ -75,7 +75,7 @@ func TestRetryAfter(t *testing.T) {
 	l := layer(t, 1, 1000)
 	s.push(t, "app:v1", imageOf(t, "linux/amd64", l))
 	for after, want := range map[string]time.Duration{"1": time.Second, "3600": 2 * time.Second} {
-		f := newFront(t, s.addr)
+		f := newFront(t, s.Addr)
 		var mu sync.Mutex
 		var times []time.Time
 		busy := failing(http.StatusTooManyRequests, http.Header{"Retry-After": {after}}, 1)
@@ -128,12 +128,12 @@ func TestSlowAndStalled(t *testing.T) {
 	p := newPuller(t)
 	p.Patience.Stall, p.Patience.Attempts = time.Second, 2
 
-	f := newFront(t, s.addr)
+	f := newFront(t, s.Addr)
 	f.answer(func(w http.ResponseWriter, r *http.Request) bool {
 		if r.URL.Path != path {
 			return false
 		}
-		data := readAll(t, s.blobPath(digestOf(t, l)))
+		data := readAll(t, s.BlobPath(digestOf(t, l)))
 		tick := time.NewTicker(p.Patience.Stall / 8)
 		defer tick.Stop()
 		const parts = 12 // half as long again as it may be silent
@@ -168,7 +168,7 @@ func TestSlowAndStalled(t *testing.T) {
 // TestCalledOffWhileWaiting: a wait for a registry ends with the context.
 func TestCalledOffWhileWaiting(t *testing.T) {
 	s := startServer(t, "")
-	f := newFront(t, s.addr)
+	f := newFront(t, s.Addr)
 	ctx, cancel := context.WithCancel(t.Context())
 	f.answer(func(w http.ResponseWriter, _ *http.Request) bool {
 		w.Header().Set("Retry-After", "3600")
@@ -214,7 +214,7 @@ func TestMirrors(t *testing.T) {
 	s.push(t, "team/app:v1", here)
 	s.push(t, "team/app:v2", there)
 	m.push(t, "cache/team/app:v1", here)
-	origin, mirror := newFront(t, s.addr), newFront(t, m.addr)
+	origin, mirror := newFront(t, s.Addr), newFront(t, m.Addr)
 	p := newPuller(t)
 	p.Registries = Registries{Rules: []Rule{{
 		Prefix: origin.addr, Mirrors: []Mirror{{Location: "127.0.0.1:1"}, {Location: "http://" + mirror.addr + "/cache/"}},

@@ -22,7 +22,7 @@ func TestPull(t *testing.T) {
 	layers = append(layers, layers[2])
 	image := imageOf(t, "linux/amd64", layers...)
 	s.push(t, "team/app:v1", image)
-	f := newFront(t, s.addr)
+	f := newFront(t, s.Addr)
 	p := newPuller(t)
 	got := p.mustPull(t, f.addr+"/team/app:v1")
 	wantLayers(t, got, layers...)
@@ -78,7 +78,7 @@ func TestPull(t *testing.T) {
 	}
 
 	// By the name of this host.
-	_, port, _ := strings.Cut(s.addr, ":")
+	_, port, _ := strings.Cut(s.Addr, ":")
 	wantLayers(t, newPuller(t).mustPull(t, "localhost:"+port+"/team/app:v1"), layers...)
 
 	// By digest, into an empty cache.
@@ -102,7 +102,7 @@ func TestProgress(t *testing.T) {
 			seen[p.Digest] = append(s, p.State)
 		}
 	}
-	p.mustPull(t, s.addr+"/app")
+	p.mustPull(t, s.Addr+"/app")
 	for _, l := range layers {
 		if diff := cmp.Diff([]State{Waiting, Verifying, Downloading, Done}, seen[digestOf(t, l)]); diff != "" {
 			t.Error(diff)
@@ -114,15 +114,15 @@ func TestNotThere(t *testing.T) {
 	s := startServer(t, "")
 	s.push(t, "app:v1", imageOf(t, "linux/amd64"))
 	p := newPuller(t)
-	_, err := p.pull(t, s.addr+"/app:nosuch")
-	wantError(t, err, ErrNotFound, "no image app:nosuch in "+s.addr)
-	_, err = p.pull(t, s.addr+"/nosuch/app:v1")
-	wantError(t, err, ErrNotFound, "no image nosuch/app:v1 in "+s.addr)
-	_, err = p.pull(t, s.addr+"/app@"+someDigest)
-	wantError(t, err, ErrNotFound, "no image app@"+someDigest+" in "+s.addr)
-	_, err = Resolve(t.Context(), Reference{Kind: Registry, Host: s.addr, Name: "app", Digest: "sha256:../x"}, p.Options)
+	_, err := p.pull(t, s.Addr+"/app:nosuch")
+	wantError(t, err, ErrNotFound, "no image app:nosuch in "+s.Addr)
+	_, err = p.pull(t, s.Addr+"/nosuch/app:v1")
+	wantError(t, err, ErrNotFound, "no image nosuch/app:v1 in "+s.Addr)
+	_, err = p.pull(t, s.Addr+"/app@"+someDigest)
+	wantError(t, err, ErrNotFound, "no image app@"+someDigest+" in "+s.Addr)
+	_, err = Resolve(t.Context(), Reference{Kind: Registry, Host: s.Addr, Name: "app", Digest: "sha256:../x"}, p.Options)
 	wantError(t, err, ErrReference, "64 digits")
-	if _, err := Resolve(t.Context(), Reference{Kind: Registry, Host: s.addr, Name: "app"}, Options{}); err == nil {
+	if _, err := Resolve(t.Context(), Reference{Kind: Registry, Host: s.Addr, Name: "app"}, Options{}); err == nil {
 		t.Error("without a cache it has nowhere to go")
 	}
 	_, err = p.pull(t, "tar:rootfs.tar")
@@ -134,7 +134,7 @@ func TestNotThere(t *testing.T) {
 // TestIndex: the image for the platform is chosen, and nothing of others is fetched.
 func TestIndex(t *testing.T) {
 	s := startServer(t, "")
-	f := newFront(t, s.addr)
+	f := newFront(t, s.Addr)
 	images := map[string]v1.Image{}
 	layers := map[string]v1.Layer{}
 	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
@@ -189,7 +189,7 @@ func TestCorruptedInRegistry(t *testing.T) {
 	image := imageOf(t, "linux/amd64", l)
 	s.push(t, "app:v1", image)
 	p := newPuller(t)
-	path := s.blobPath(digestOf(t, l))
+	path := s.BlobPath(digestOf(t, l))
 	good, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -199,7 +199,7 @@ func TestCorruptedInRegistry(t *testing.T) {
 	if err := os.WriteFile(path, bad, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err = p.pull(t, s.addr+"/app:v1")
+	_, err = p.pull(t, s.Addr+"/app:v1")
 	wantError(t, err, blob.ErrDigest, "layer "+digestOf(t, l))
 	wantNoPartials(t, p.Cache)
 	if p.Cache.Has(blob.Digest(digestOf(t, l))) {
@@ -208,7 +208,7 @@ func TestCorruptedInRegistry(t *testing.T) {
 	if err := os.WriteFile(path, good, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	wantLayers(t, p.mustPull(t, s.addr+"/app:v1"), l)
+	wantLayers(t, p.mustPull(t, s.Addr+"/app:v1"), l)
 }
 
 // TestDamagedInCache: what was damaged in the cache, or cut short, is fetched again.
@@ -218,7 +218,7 @@ func TestDamagedInCache(t *testing.T) {
 	image := imageOf(t, "linux/amd64", l)
 	s.push(t, "app:v1", image)
 	p := newPuller(t)
-	got := p.mustPull(t, s.addr+"/app:v1")
+	got := p.mustPull(t, s.Addr+"/app:v1")
 	config, err := image.ConfigName()
 	if err != nil {
 		t.Fatal(err)
@@ -236,7 +236,7 @@ func TestDamagedInCache(t *testing.T) {
 	change(config.String(), flip)
 	change(digestOf(t, l), func(data []byte) []byte { return data[:100] })
 	for _, reference := range []string{"/app@" + digestOf(t, image), "/app:v1"} {
-		wantLayers(t, p.mustPull(t, s.addr+reference), l)
+		wantLayers(t, p.mustPull(t, s.Addr+reference), l)
 	}
 	for _, digest := range []string{digestOf(t, image), config.String(), digestOf(t, l)} {
 		if err := p.Cache.Verify(t.Context(), blob.Digest(digest)); err != nil {
@@ -256,7 +256,7 @@ func TestDamagedInCache(t *testing.T) {
 	}
 	wantError(t, err, blob.ErrDamaged)
 	wantError(t, p.Cache.Verify(t.Context(), blob.Digest(digestOf(t, l))), blob.ErrDamaged)
-	wantLayers(t, p.mustPull(t, s.addr+"/app:v1"), l)
+	wantLayers(t, p.mustPull(t, s.Addr+"/app:v1"), l)
 }
 
 // TestPruneWhilePulling: a pull that runs loses nothing to a prune.
@@ -264,7 +264,7 @@ func TestPruneWhilePulling(t *testing.T) {
 	s := startServer(t, "")
 	first, second := layer(t, 1, 50_000), layer(t, 2, 50_000)
 	s.push(t, "app:v1", imageOf(t, "linux/amd64", first, second))
-	f := newFront(t, s.addr)
+	f := newFront(t, s.Addr)
 	p := newPuller(t)
 	f.cutOnce("/v2/app/blobs/"+digestOf(t, second), 1000, func() {
 		if _, err := p.Cache.Prune(context.Background(), func(blob.Digest) bool { return false }); !errors.Is(err, blob.ErrBusy) {

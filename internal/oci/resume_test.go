@@ -44,11 +44,12 @@ func TestRegistryDies(t *testing.T) {
 	s := startServer(t, "")
 	l := layer(t, 1, big)
 	s.push(t, "app:v1", imageOf(t, "linux/amd64", l))
-	f := newFront(t, s.addr)
+	f := newFront(t, s.Addr)
 	path := "/v2/app/blobs/" + digestOf(t, l)
 	f.cutOnce(path, big/2, func() {
-		s.kill()
-		s.start(t, "")
+		if err := errors.Join(s.Kill(), s.Start("")); err != nil {
+			t.Error(err)
+		}
 	})
 	p := newPuller(t)
 	wantLayers(t, p.mustPull(t, f.addr+"/app:v1"), l)
@@ -64,7 +65,7 @@ func TestBreaksOften(t *testing.T) {
 	s := startServer(t, "")
 	l := layer(t, 1, 1<<20)
 	s.push(t, "app:v1", imageOf(t, "linux/amd64", l))
-	f := newFront(t, s.addr)
+	f := newFront(t, s.Addr)
 	path := "/v2/app/blobs/" + digestOf(t, l)
 	f.cutAlways(path, 150_000, nil)
 	p := newPuller(t)
@@ -78,7 +79,7 @@ func TestBreaksAlways(t *testing.T) {
 	s := startServer(t, "")
 	l := layer(t, 1, 1<<20)
 	s.push(t, "app:v1", imageOf(t, "linux/amd64", l))
-	f := newFront(t, s.addr)
+	f := newFront(t, s.Addr)
 	path := "/v2/app/blobs/" + digestOf(t, l)
 	f.cutAlways(path, 0, nil)
 	p := newPuller(t)
@@ -115,7 +116,7 @@ func TestNoRanges(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFront(t, s.addr)
+			f := newFront(t, s.Addr)
 			f.answer(answer)
 			f.cutOnce(path, 500_000, func() {})
 			wantLayers(t, newPuller(t).mustPull(t, f.addr+"/app:v1"), l)
@@ -137,7 +138,7 @@ func TestWrongPiece(t *testing.T) {
 	if err := errors.Join(err, w.Close()); err != nil {
 		t.Fatal(err)
 	}
-	wantLayers(t, p.mustPull(t, s.addr+"/app:v1"), l)
+	wantLayers(t, p.mustPull(t, s.Addr+"/app:v1"), l)
 	if !strings.Contains(p.log.String(), "fetch it anew") {
 		t.Errorf("log: %s", p.log)
 	}
@@ -148,7 +149,7 @@ func TestKilledProcess(t *testing.T) {
 	s := startServer(t, "")
 	l := layer(t, 1, big)
 	s.push(t, "app:v1", imageOf(t, "linux/amd64", l))
-	f := newFront(t, s.addr)
+	f := newFront(t, s.Addr)
 	path := "/v2/app/blobs/" + digestOf(t, l)
 	reached, killed := make(chan struct{}), make(chan struct{})
 	f.cutOnce(path, big/2, func() {
@@ -196,7 +197,7 @@ func TestProcessesAtOnce(t *testing.T) {
 	layers := []v1.Layer{layer(t, 1, 1<<20), layer(t, 2, 1<<20), layer(t, 3, 1<<20), layer(t, 4, 1<<20)}
 	image := imageOf(t, "linux/amd64", layers...)
 	s.push(t, "app:v1", image)
-	f := newFront(t, s.addr)
+	f := newFront(t, s.Addr)
 	// Nobody gets a layer before all are there.
 	var here sync.WaitGroup
 	const processes = 3
@@ -218,7 +219,7 @@ func TestProcessesAtOnce(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	wantLayers(t, p.mustPull(t, s.addr+"/app:v1"), layers...)
+	wantLayers(t, p.mustPull(t, s.Addr+"/app:v1"), layers...)
 	for _, l := range layers {
 		if asked, sent := f.seen("/v2/app/blobs/" + digestOf(t, l)); len(asked) != 1 || sent != sizeOf(t, l) {
 			t.Errorf("a layer was fetched %d times, %d bytes", len(asked), sent)
@@ -232,7 +233,7 @@ func TestNoSpace(t *testing.T) {
 	s := startServer(t, "")
 	small, large := layer(t, 1, 10_000), layer(t, 2, big)
 	s.push(t, "app:v1", imageOf(t, "linux/amd64", small, large))
-	f := newFront(t, s.addr)
+	f := newFront(t, s.Addr)
 	p := newPuller(t)
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=2m"); err != nil {
@@ -271,7 +272,7 @@ func TestCalledOff(t *testing.T) {
 	s := startServer(t, "")
 	l := layer(t, 1, big)
 	s.push(t, "app:v1", imageOf(t, "linux/amd64", l))
-	f := newFront(t, s.addr)
+	f := newFront(t, s.Addr)
 	released := make(chan struct{})
 	ctx, cancel := context.WithCancel(t.Context())
 	p := newPuller(t)
