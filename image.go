@@ -11,7 +11,18 @@ import (
 // ImageInfo is what can be said of an image.
 type ImageInfo = machine.ImageInfo
 
-// Pull makes sure that an image is there, so that [New] need not make it.
+// ImageConfig is what a container image says of how it is to be run.
+type ImageConfig = machine.ImageConfig
+
+// InspectImage tells about the image that a name means. It fails with ErrImageNotFound if there is
+// none here.
+func InspectImage(ctx context.Context, image string, opts ...Option) (ImageInfo, error) {
+	return withHost(opts, func(h *control.Host) (ImageInfo, error) { return h.InspectImage(ctx, image) })
+}
+
+// Pull makes sure that an image is there, so that [New] need not make it. If it is from a
+// registry, it is the one that its name means there now. VMs that were made on a former one
+// keep it.
 func Pull(ctx context.Context, image string, opts ...Option) (ImageInfo, error) {
 	return withHost(opts, func(h *control.Host) (ImageInfo, error) { return h.Pull(ctx, image) })
 }

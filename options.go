@@ -7,6 +7,7 @@ import (
 	"github.com/smolvm/smolvm/internal/forward"
 	"github.com/smolvm/smolvm/internal/image"
 	"github.com/smolvm/smolvm/internal/machine"
+	"github.com/smolvm/smolvm/internal/oci"
 	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/timing"
 	"github.com/smolvm/smolvm/internal/vmm"
@@ -34,8 +35,28 @@ func newConfig(opts []Option) config {
 func Name(name string) Option { return func(c *config) { c.spec.Name = name } }
 
 // Image chooses the image that the VM's disk is made on. The default is "debian",
-// which is made from the host's own package sources when it is first used.
+// which is made from the host's own package sources when it is first used. Any other is
+// the one of that name that is here, see [Images], or else the one that a registry has, by the
+// name that it has in Docker: "python:3.13-alpine", "ghcr.io/x/y:1". Or it is a place, as in
+// [BuildOptions].
 func Image(name string) Option { return func(c *config) { c.spec.Image = name } }
+
+// PullPolicy says when a registry is asked for an image.
+type PullPolicy = image.PullPolicy
+
+// The pull policies.
+const (
+	PullMissing = image.PullMissing // if there is no image of that name here; the default
+	PullAlways  = image.PullAlways  // always, for what the name means there now
+	PullNever   = image.PullNever
+)
+
+// PullImage chooses when a registry is asked for the VM's image.
+func PullImage(policy PullPolicy) Option { return func(c *config) { c.spec.Pull = policy } }
+
+// InsecureRegistries allows plain HTTP, and TLS with any certificate, where images are fetched from
+// registries. Those on loopback addresses may use plain HTTP in any case.
+func InsecureRegistries() Option { return func(c *config) { c.host.InsecureRegistries = true } }
 
 // Memory sets the guest's memory in MiB. The default is 512.
 func Memory(mib int) Option { return func(c *config) { c.spec.MemoryMiB = mib } }
@@ -117,6 +138,18 @@ type Stage = timing.Stage
 
 // Progress tells how far something has come.
 type Progress = image.Progress
+
+// LayerProgress tells how far a layer of a container image has come.
+type LayerProgress = oci.Progress
+
+// The states of a layer. It ends in LayerDone or LayerCached, unless the whole fails.
+const (
+	LayerWaiting     = oci.Waiting     // for its turn, or for another process that fetches it
+	LayerVerifying   = oci.Verifying   // what there is of it is read
+	LayerDownloading = oci.Downloading // from wherever it is, files included
+	LayerDone        = oci.Done
+	LayerCached      = oci.Cached // it was there, or another process has fetched it
+)
 
 // NetworkMode says how a VM reaches the network.
 type NetworkMode = machine.NetworkMode

@@ -53,7 +53,7 @@ func measureVMs(ctx context.Context, set settings) (string, error) {
 		return "", err
 	}
 	dir := testworld.Scratch + "/bench"
-	images := image.NewStore(dir+"/images", []string{store.SystemImages()}, slog.New(slog.DiscardHandler))
+	images := image.NewStore(image.Options{Dir: dir + "/images", Shared: []string{store.SystemImages()}, Log: slog.New(slog.DiscardHandler)})
 	s := samples[time.Duration]{}
 	// The first start also finds out about the host, once for all.
 	warmUp, err := smolvm.Launch(ctx, smolvm.DataDir(dir), smolvm.ColdBoot())

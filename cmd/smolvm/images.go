@@ -59,22 +59,43 @@ func imageTable(t *table, images []smolvm.ImageInfo, now time.Time) *table {
 	return t
 }
 
+// imageFlags are those of verbs that fetch images.
+type imageFlags struct{ insecure bool }
+
+func (f *imageFlags) register(cmd *cobra.Command) {
+	settingVar(cmd, cmd.Flags(), &f.insecure, "insecure")
+}
+
+// options are the library's options that the flags stand for.
+func (f *imageFlags) options() []smolvm.Option {
+	if f.insecure {
+		return []smolvm.Option{smolvm.InsecureRegistries()}
+	}
+	return nil
+}
+
 func newPullCommand(g *globals) *cobra.Command {
+	var f imageFlags
 	cmd := &cobra.Command{
 		Use:   "pull [IMAGE]",
 		Short: "Make an image ready, so that no start has to wait for it",
 		Long: `Make an image ready, so that no start has to wait for it.
 
-The image "debian", the default, is made from the host's own package sources.
+The image "debian", the default, is made from the host's own package sources. Others are
+got from a registry, by the names that they have in Docker, with the logins and mirrors
+that Docker and Podman are configured with. If the name means another image there by
+now, that is got; VMs that were made on the former one keep it.
+
 An image in root's data directory serves every user of the host.`,
-		Example:           "  smolvm pull\n  sudo smolvm pull debian",
+		Example:           "  smolvm pull\n  smolvm pull python:3.13-alpine\n  smolvm pull localhost:5000/team/app:2\n  sudo smolvm pull debian",
 		Args:              argsOfUse,
 		ValidArgsFunction: g.completeImages(1),
 	}
+	f.register(cmd)
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		opts, done := g.options()
-		image, err := smolvm.Pull(cmd.Context(), strings.Join(append(args, "debian")[:1], ""), opts...)
+		image, err := smolvm.Pull(cmd.Context(), append(args, "debian")[0], append(opts, f.options()...)...)
 		done()
 		if err != nil {
 			return interrupted(cmd.Context(), err, "the image was not made")
@@ -86,13 +107,14 @@ An image in root's data directory serves every user of the host.`,
 
 func newBuildCommand(g *globals) *cobra.Command {
 	var build smolvm.BuildOptions
+	var f imageFlags
 	cmd := &cobra.Command{
 		Use:   "build NAME",
 		Short: "Make an image with packages of your choice, or of a root filesystem",
 		Long: `Make an image with packages of your choice, from the host's own package sources, or
 of a root filesystem that you have: a tar archive, plain or compressed by gzip, zstd or
-xz, or a directory; or of a container image: what docker save wrote, or an OCI layout.
-Of any distribution: the guest needs nothing of it. The kernel is that of the image
+xz, or a directory; or of a container image: in a registry, in what docker save wrote, or
+in an OCI layout. Of any distribution: the guest needs nothing of it. The kernel is that of the image
 "debian", which is made first if there is none.
 
 If there is an image of that name already, the name means the new one from then on.
@@ -102,15 +124,17 @@ VMs that were made on the former one keep it.`,
   smolvm build alpine --from tar:alpine-minirootfs.tar.gz
   smolvm build mine --from dir:./rootfs
   docker save web >web.tar && smolvm build web --from docker-archive:web.tar
-  smolvm build app --from oci:./layout:latest`,
+  smolvm build app --from oci:./layout:latest
+  smolvm build py --from docker://python:3.13-alpine`,
 		Args: argsOfUse,
 	}
 	cmd.Flags().StringArrayVar(&build.Packages, "package", nil, "Debian `package` to install beside the usual ones (may be repeated)")
-	cmd.Flags().StringVar(&build.From, "from", "", "make it of a root filesystem or a container image: `tar:FILE`, dir:PATH, docker-archive:FILE[:NAME:TAG] or oci:PATH[:TAG]")
+	cmd.Flags().StringVar(&build.From, "from", "", "make it of a root filesystem or a container image: `tar:FILE`, dir:PATH, docker://NAME, docker-archive:FILE[:NAME:TAG], oci-archive:FILE[:TAG] or oci:PATH[:TAG]")
+	f.register(cmd)
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		opts, done := g.options()
-		image, err := smolvm.BuildImage(cmd.Context(), args[0], build, opts...)
+		image, err := smolvm.BuildImage(cmd.Context(), args[0], build, append(opts, f.options()...)...)
 		done()
 		if err != nil {
 			return interrupted(cmd.Context(), err, "the image was not made")

@@ -3,46 +3,71 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/smolvm/smolvm"
 )
 
-// progressLine shows progress on one line of a terminal, which is gone when the
-// work is done.
+// progressLine shows progress at the bottom of a terminal, on one line or several, which are gone
+// when the work is done.
 type progressLine struct {
 	out     io.Writer
 	enabled bool
 
 	mu    sync.Mutex
-	shown string
+	shown []string
 }
 
-const eraseLine = "\r\x1b[K"
+const (
+	eraseLine = "\r\x1b[K"
+	lineUp    = "\x1b[A"
+)
 
-func (l *progressLine) show(p smolvm.Progress) { l.say(p.String()) }
+// show shows how far something has come, and the layers that are fetched for it.
+func (l *progressLine) show(p smolvm.Progress) {
+	size := terminalSize{80, 24}
+	if tty, ok := l.out.(*os.File); ok && l.enabled {
+		size = sizeOf(tty)
+	}
+	l.draw(progressText(p, size))
+}
 
 // say shows what is being done.
-func (l *progressLine) say(text string) {
+func (l *progressLine) say(text string) { l.draw([]string{text}) }
+
+// draw shows lines in place of what was shown before.
+func (l *progressLine) draw(lines []string) {
 	if !l.enabled {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.shown = plain(text)
-	fmt.Fprint(l.out, eraseLine+l.shown)
+	text := l.erase()
+	l.shown = nil
+	for _, line := range lines {
+		l.shown = append(l.shown, plain(line))
+	}
+	fmt.Fprint(l.out, text+strings.Join(l.shown, "\r\n"))
+}
+
+// erase is what takes away what is shown.
+func (l *progressLine) erase() string {
+	return eraseLine + strings.Repeat(lineUp+eraseLine, max(0, len(l.shown)-1))
 }
 
 func (l *progressLine) clear() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.shown != "" {
-		fmt.Fprint(l.out, eraseLine)
-		l.shown = ""
+	if len(l.shown) > 0 {
+		fmt.Fprint(l.out, l.erase())
+		l.shown = nil
 	}
 }
 
-// writer writes lines to the same terminal, above the one that shows progress.
+// writer writes lines to the same terminal, above those that show progress.
 func (l *progressLine) writer() io.Writer { return lineWriter{l} }
 
 type lineWriter struct{ line *progressLine }
@@ -50,11 +75,50 @@ type lineWriter struct{ line *progressLine }
 func (w lineWriter) Write(p []byte) (int, error) {
 	w.line.mu.Lock()
 	defer w.line.mu.Unlock()
-	if w.line.shown == "" {
+	if len(w.line.shown) == 0 {
 		return w.line.out.Write(p)
 	}
-	fmt.Fprint(w.line.out, eraseLine)
+	fmt.Fprint(w.line.out, w.line.erase())
 	n, err := w.line.out.Write(p)
-	fmt.Fprint(w.line.out, w.line.shown)
+	fmt.Fprint(w.line.out, strings.Join(w.line.shown, "\r\n"))
 	return n, err
+}
+
+// progressText is progress on lines that fit on a terminal: what is done, and below it a line for
+// each layer. If there is not room for all, those that are finished make room first.
+func progressText(p smolvm.Progress, size terminalSize) []string {
+	lines := []string{p.String()}
+	layers := p.Layers
+	room := max(0, size.rows-2)
+	for len(layers) > room {
+		at := max(0, slices.IndexFunc(layers, isFetched))
+		layers = slices.Delete(slices.Clone(layers), at, at+1)
+	}
+	for _, layer := range layers {
+		lines = append(lines, layerText(layer))
+	}
+	for i, line := range lines {
+		// The last column stays free: a line that is full makes some terminals begin another.
+		lines[i] = cut(line, size.columns-1)
+	}
+	return lines
+}
+
+func isFetched(l smolvm.LayerProgress) bool {
+	return l.State == smolvm.LayerDone || l.State == smolvm.LayerCached
+}
+
+// layerText is the bar of a layer.
+func layerText(l smolvm.LayerProgress) string {
+	_, id, _ := strings.Cut(l.Digest, ":")
+	done := min(l.Done, l.Total)
+	if isFetched(l) {
+		done = l.Total
+	}
+	full := 0
+	if l.Total > 0 {
+		full = int(done * barCells / l.Total)
+	}
+	return fmt.Sprintf("%s [%s%s] %-11s %s of %s", id[:min(shortID, len(id))],
+		strings.Repeat("#", full), strings.Repeat(".", barCells-full), l.State, size(done), size(l.Total))
 }

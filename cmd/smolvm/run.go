@@ -50,6 +50,7 @@ Exit codes: the command's own; 125 if smolvm failed, 126 if the command cannot b
 run, 127 if there is no such command; 128 plus the signal's number if a signal
 ended smolvm or the command.`,
 		Example: `  smolvm run -- uname -a
+  smolvm run python:3.13-alpine -p 8000 -- python3 -m http.server 8000
   smolvm run -it -- bash
   smolvm run -p 8000 -- python3 -m http.server 8000
   smolvm run -p 8080:80 -p 5432 -p 5353:53/udp --memory 1024

@@ -25,6 +25,8 @@ func settings() []setting {
 	return []setting{
 		{"data_dir", "", nil, "`directory` for images and VMs (default: /var/lib/smolvm for root, ~/.local/share/smolvm for others)"},
 		{"image", "debian", nil, "image of the VM"},
+		{"pull", "missing", []string{"missing", "always", "never"}, "when a registry is asked for the image: missing (if it is not here), always or never"},
+		{"insecure", false, nil, "allow registries without TLS, or with a certificate that cannot be verified"},
 		{"memory", 512, nil, "memory in `MiB`"},
 		{"cpus", 1, nil, "number of processors"},
 		{"disk", 0, nil, "size of the disk in `GiB` (default: the image's)"},

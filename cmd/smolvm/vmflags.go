@@ -10,6 +10,8 @@ import (
 type vmFlags struct {
 	name    string
 	image   string
+	pull    string
+	images  imageFlags
 	memory  int
 	cpus    int
 	disk    int
@@ -21,6 +23,8 @@ func (f *vmFlags) register(g *globals, cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.name, "name", "", "name of the VM (default: made up)")
 	settingVar(cmd, flags, &f.image, "image")
+	settingVar(cmd, flags, &f.pull, "pull")
+	f.images.register(cmd)
 	settingVar(cmd, flags, &f.memory, "memory")
 	settingVar(cmd, flags, &f.cpus, "cpus")
 	settingVar(cmd, flags, &f.disk, "disk")
@@ -45,9 +49,9 @@ const maxGiB = 1 << 30
 // options are the library's options that the flags stand for.
 func (f *vmFlags) options() ([]smolvm.Option, error) {
 	env, err := environment(f.env)
-	return []smolvm.Option{
-		smolvm.Name(f.name), smolvm.Image(f.image), smolvm.Memory(f.memory), smolvm.CPUs(f.cpus),
-		smolvm.DiskSize(min(int64(f.disk), maxGiB) << 30), smolvm.Network(smolvm.NetworkMode(f.network)),
+	return append(f.images.options(),
+		smolvm.Name(f.name), smolvm.Image(f.image), smolvm.PullImage(smolvm.PullPolicy(f.pull)), smolvm.Memory(f.memory), smolvm.CPUs(f.cpus),
+		smolvm.DiskSize(min(int64(f.disk), maxGiB)<<30), smolvm.Network(smolvm.NetworkMode(f.network)),
 		smolvm.Env(env...),
-	}, err
+	), err
 }

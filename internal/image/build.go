@@ -7,17 +7,21 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/smolvm/smolvm/internal/oci"
 )
 
 // BuildOptions say what an image is built from.
 type BuildOptions struct {
 	// Packages are Debian packages that are installed beside the usual ones.
 	Packages []string
-	// From is a root filesystem that the image is made of, in place of packages: "tar:FILE", a
-	// tar archive, plain or compressed by gzip, zstd or xz, or "dir:PATH", a directory. Or it is
-	// a container image: "docker-archive:FILE" or "docker-archive:FILE:NAME:TAG", as docker save
-	// writes it, or "oci:PATH" or "oci:PATH:TAG", an OCI image layout. The kernel is that of the
-	// image "debian", which is built first if there is none.
+	// From is what the image is made of, in place of packages. It is a root filesystem: "tar:FILE",
+	// an archive, plain or compressed by gzip, zstd or xz, or "dir:PATH", a directory. Or it is a
+	// container image: "docker://HOST/NAME:TAG" or a bare name like "python:3.13-alpine", in a
+	// registry, "oci:PATH" or "oci:PATH:TAG", an OCI image layout, "oci-archive:FILE" or
+	// "oci-archive:FILE:TAG", the same in an archive, or "docker-archive:FILE" or
+	// "docker-archive:FILE:NAME:TAG", what docker save writes. The kernel is that of the image
+	// "debian", which is built first if there is none.
 	From string
 }
 
@@ -28,43 +32,51 @@ type BuildOptions struct {
 //
 // It fails with ErrInvalidName, ErrPackage if there is no such package, or ErrOrigin.
 func (s *Store) Build(ctx context.Context, name string, opts BuildOptions, progress func(Progress)) (*Image, error) {
-	if err := CheckName(name); err != nil {
-		return nil, err
-	}
-	packages, err := checkPackages(opts.Packages)
+	name, err := ParseName(name)
 	if err != nil {
 		return nil, err
 	}
-	if progress == nil {
-		progress = func(Progress) {}
-	}
-	var from origin
-	if opts.From != "" {
-		if from, err = checkOrigin(name, opts); err != nil {
+	if opts.From == "" {
+		packages, err := checkPackages(opts.Packages)
+		if err != nil {
 			return nil, err
 		}
+		h, err := s.enterToBuild(ctx, name, progress)
+		if err != nil {
+			return nil, err
+		}
+		defer h.leave()
+		return s.build(ctx, h, s.source, packages, progress)
+	}
+	from, err := checkOrigin(name, opts)
+	if err != nil {
+		return nil, err
 	}
 	h, err := s.enterToBuild(ctx, name, progress)
 	if err != nil {
 		return nil, err
 	}
 	defer h.leave()
-	if opts.From == "" {
-		return s.build(ctx, h, s.source, packages, progress)
-	}
+	return s.makeOf(ctx, h, from, progress)
+}
+
+// makeOf makes an image of what somebody has.
+func (s *Store) makeOf(ctx context.Context, h *home, from oci.Reference, progress func(Progress)) (*Image, error) {
 	// After the directory of the name, as who removes images takes them.
-	base, release, err := s.Acquire(ctx, Default, progress)
+	base, release, err := s.Acquire(ctx, Default, PullMissing, progress)
 	if err != nil {
-		return nil, fmt.Errorf("get a kernel for image %q: %w", name, err)
+		return nil, fmt.Errorf("get a kernel for image %q: %w", h.name, err)
 	}
 	defer release()
-	return s.build(ctx, h, &imported{origin: from, base: base}, nil, progress)
+	return s.build(ctx, h, &imported{store: s, from: from, base: base}, nil, progress)
 }
 
 // enterToBuild takes the directory of a name for a build.
 func (s *Store) enterToBuild(ctx context.Context, name string, progress func(Progress)) (*home, error) {
 	h, err := s.enter(ctx, name, func() {
-		progress(Progress{Stage: "wait for the process that builds the image"})
+		if progress != nil {
+			progress(Progress{Stage: "wait for the process that builds the image"})
+		}
 	})
 	if err != nil {
 		return nil, err
@@ -79,6 +91,9 @@ func (s *Store) build(ctx context.Context, h *home, source Source, packages []st
 	dir, err := os.MkdirTemp(h.dir, buildPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("make build directory: %w", err)
+	}
+	if progress == nil {
+		progress = func(Progress) {}
 	}
 	job := &Job{Dir: dir, Packages: packages, Log: s.log.With("image", h.name), report: progress, lock: h.lock}
 	img, err := s.make(ctx, h, source, job)

@@ -54,7 +54,7 @@ func wantVersions(t *testing.T, s *Store, want ...*Image) {
 func TestBuild(t *testing.T) {
 	text := "one"
 	s, _ := fakeStore(t, variant(&text))
-	one, err := s.Ensure(t.Context(), fakeName, nil)
+	one, err := s.Ensure(t.Context(), fakeName, PullMissing, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,13 +64,13 @@ func TestBuild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]Progress{{"first", 0, 2}, {"second", 1, 2}}, progress); diff != "" {
+	if diff := cmp.Diff([]Progress{{Stage: "first", Total: 2}, {Stage: "second", Done: 1, Total: 2}}, progress); diff != "" {
 		t.Error(diff)
 	}
 	if diff := cmp.Diff([]string{"g++", "tree"}, two.Packages); diff != "" {
 		t.Error(diff)
 	}
-	if now, err := s.Ensure(t.Context(), fakeName, nil); err != nil || now.ID != two.ID || one.ID == two.ID {
+	if now, err := s.Ensure(t.Context(), fakeName, PullMissing, nil); err != nil || now.ID != two.ID || one.ID == two.ID {
 		t.Errorf("the name means %v, %v, want %s", now, err, two.ID)
 	}
 	if old, err := s.Find(fakeName, one.ID); err != nil {
@@ -95,7 +95,7 @@ func TestBuild(t *testing.T) {
 	if other := build(t, s, "other", "tree"); other.ID == two.ID {
 		t.Error("an image with other packages has the same ID")
 	}
-	if _, err := s.Ensure(t.Context(), "another", nil); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "make this one first") {
+	if _, err := s.Ensure(t.Context(), "another", PullNever, nil); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "no registry is to be asked") {
 		t.Errorf("Ensure of what is never built by itself: %v", err)
 	}
 }

@@ -1,192 +1,118 @@
 package image
 
 import (
-	"bufio"
-	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"os"
-	"path"
-	"runtime"
-	"slices"
-	"strings"
-
-	"github.com/google/go-containerregistry/pkg/name"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
-	"github.com/klauspost/compress/gzip"
+	"path/filepath"
 
 	"github.com/smolvm/smolvm/internal/image/rootfs"
+	"github.com/smolvm/smolvm/internal/oci"
+	"github.com/smolvm/smolvm/internal/oci/blob"
 )
 
 // Config is what a container image says of the commands that run in it. The zero value says
 // nothing.
-type Config struct {
-	Entrypoint []string `json:"entrypoint,omitempty"` // what begins its own command
-	Cmd        []string `json:"cmd,omitempty"`        // the rest of its own command
-	WorkingDir string   `json:"working_dir,omitempty"`
-	User       string   `json:"user,omitempty"` // name or number, ":GROUP" may follow
+type Config = oci.Config
 
-	ExposedPorts []string          `json:"exposed_ports,omitempty"` // "80/tcp", sorted
-	StopSignal   string            `json:"stop_signal,omitempty"`   // what ends its own command: a name or number, as it says it
-	Labels       map[string]string `json:"labels,omitempty"`
-}
+// registryBlobs is where a store keeps what came from registries.
+const registryBlobs = ".blobs"
 
-// container is a container image: layers, the lowest first, and what it says of itself.
+// container gets a container image.
 type container struct {
-	layers []rootfs.Layer
-	env    []string
-	config Config
+	from  oci.Reference
+	opts  oci.Options // with the cache that its layers get into
+	cache *blob.Store
 }
 
-// openContainer opens the container image of an origin. Its error wraps ErrOrigin.
-func openContainer(o origin) (container, error) {
-	open, stored := openLayout, v1.Layer.Compressed
-	if o.kind == originDockerArchive {
-		// Its layers are plain as a rule, and would be compressed to be read.
-		open, stored = openDockerArchive, v1.Layer.Uncompressed
+// newContainer prepares to get a container image. What is from a registry is kept in the store,
+// for the next image that has some of it; what is on this host in scratch, a directory for the
+// time being.
+func (s *Store) newContainer(from oci.Reference, scratch string) (container, error) {
+	dir := filepath.Join(s.dir, registryBlobs)
+	if from.Kind != oci.Registry {
+		dir = filepath.Join(scratch, "blobs")
 	}
-	img, err := open(o.path, o.tag)
-	var c container
-	if err == nil {
-		c, err = readContainer(img, stored)
-	}
+	cache, err := blob.Open(dir)
 	if err != nil {
-		return container{}, fmt.Errorf("%w: %s: %w", ErrOrigin, o, err)
+		return container{}, err
 	}
-	return c, nil
+	c := container{from: from, cache: cache, opts: oci.Options{Cache: cache, Insecure: s.opts.Insecure, Log: s.log}}
+	if from.Kind == oci.Registry {
+		c.opts.Registries, err = oci.HostRegistries()
+	}
+	return c, err
 }
 
-func readContainer(img v1.Image, stored func(v1.Layer) (io.ReadCloser, error)) (container, error) {
-	about, err := img.ConfigFile()
+// read gets the image and reads what it has in it. The layers must not be removed from the cache
+// until the tree is written: the caller owes a release, also if it fails.
+func (c *container) read(ctx context.Context, job *Job) (tree *rootfs.Tree, img *oci.Image, release func() error, err error) {
+	hold, err := c.cache.Hold(ctx)
 	if err != nil {
-		return container{}, fmt.Errorf("read configuration: %w", err)
+		return nil, nil, func() error { return nil }, err
 	}
-	if p := about.Platform(); p != nil && !runsHere(p) {
-		return container{}, fmt.Errorf("it is for %s, not linux/%s", p, runtime.GOARCH)
+	for mended := false; ; mended = true {
+		if tree, img, err = c.readOnce(ctx, job); err == nil || mended || !isContents(err) {
+			return tree, img, hold.Close, err
+		}
+		// It may be that the cache was damaged since that was fetched.
+		damaged, verr := c.verify(ctx, img)
+		if verr != nil || !damaged {
+			return tree, img, hold.Close, errors.Join(err, verr)
+		}
+		job.Log.Warn("what was kept of a container image is damaged, fetch it anew", "error", err)
+		job.restart()
 	}
-	layers, err := img.Layers()
+}
+
+// isContents tells whether it is what the layers hold that something failed for.
+func isContents(err error) bool {
+	return errors.Is(err, rootfs.ErrLayer) || errors.Is(err, rootfs.ErrDigest) || errors.Is(err, blob.ErrDamaged)
+}
+
+func (c *container) readOnce(ctx context.Context, job *Job) (*rootfs.Tree, *oci.Image, error) {
+	job.Stage(stageFetch, containerStages)
+	opts := c.opts
+	opts.Progress = job.layers()
+	img, err := oci.Resolve(ctx, c.from, opts)
 	if err != nil {
-		return container{}, fmt.Errorf("find layers: %w", err)
+		return nil, nil, &fetchError{err}
 	}
-	// A layer could be asked for it too, and would be unpacked for that.
-	digests := about.RootFS.DiffIDs
-	if len(digests) != len(layers) {
-		return container{}, fmt.Errorf("it has %d layers, and digests of %d", len(layers), len(digests))
-	}
-	c := container{
-		env: about.Config.Env,
-		config: Config{
-			Entrypoint: about.Config.Entrypoint, Cmd: about.Config.Cmd,
-			User: about.Config.User, StopSignal: about.Config.StopSignal, Labels: about.Config.Labels,
-		},
-	}
-	c.config.ExposedPorts = slices.Sorted(maps.Keys(about.Config.ExposedPorts))
-	if dir := about.Config.WorkingDir; dir != "" {
-		c.config.WorkingDir = path.Join("/", dir)
-	}
-	for i, layer := range layers {
-		kind, err := layer.MediaType()
-		if err == nil && !kind.IsDistributable() {
-			err = errors.New("it is kept elsewhere")
-		}
-		if err != nil {
-			return container{}, fmt.Errorf("layer %d: %w", i+1, err)
-		}
-		c.layers = append(c.layers, rootfs.Layer{
-			Name: fmt.Sprintf("layer %d of %d", i+1, len(layers)), DiffID: digests[i].String(),
-			Open: func() (io.ReadCloser, error) { return stored(layer) },
+	job.Stage(stageRead, containerStages)
+	layers := make([]rootfs.Layer, 0, len(img.Layers))
+	size := int64(0)
+	for i, l := range img.Layers {
+		layers = append(layers, rootfs.Layer{
+			Name: fmt.Sprintf("layer %d of %d", i+1, len(img.Layers)), DiffID: l.DiffID,
+			Open: func() (io.ReadCloser, error) { return img.OpenLayer(l) },
 		})
+		size += l.Size
 	}
-	return c, nil
+	tree, err := rootfs.Read(ctx, layers, rootfs.Limits{}, job.bytes(size))
+	return tree, img, err
 }
 
-// runsHere tells whether an image for a platform runs in guests of this host.
-func runsHere(p *v1.Platform) bool {
-	return cmp.Or(p.OS, "linux") == "linux" && cmp.Or(p.Architecture, runtime.GOARCH) == runtime.GOARCH
-}
+// fetchError says why a container image was not got from where it is.
+type fetchError struct{ err error }
 
-// tagAnnotation is where an index says what one of its images is called.
-const tagAnnotation = "org.opencontainers.image.ref.name"
+func (e *fetchError) Error() string { return e.err.Error() }
 
-// openLayout opens the image of that tag, or the only one, in an OCI layout.
-func openLayout(dir, tag string) (v1.Image, error) {
-	index, err := layout.ImageIndexFromPath(dir)
-	if err != nil {
-		return nil, err
+// Unwrap returns the reason.
+func (e *fetchError) Unwrap() error { return e.err }
+
+// verify removes the layers from the cache that are damaged, and tells whether there are any.
+func (c *container) verify(ctx context.Context, img *oci.Image) (damaged bool, err error) {
+	if img == nil {
+		return false, nil
 	}
-	manifest, err := index.IndexManifest()
-	if err != nil {
-		return nil, err
-	}
-	candidates := manifest.Manifests
-	if tag != "" {
-		candidates = slices.DeleteFunc(slices.Clone(candidates), func(d v1.Descriptor) bool { return d.Annotations[tagAnnotation] != tag })
-	}
-	var tags []string
-	for _, d := range manifest.Manifests {
-		tags = append(tags, cmp.Or(d.Annotations[tagAnnotation], d.Digest.String()))
-	}
-	for range maxNested {
-		candidates = slices.DeleteFunc(slices.Clone(candidates), func(d v1.Descriptor) bool { return d.Platform != nil && !runsHere(d.Platform) })
-		switch {
-		case len(candidates) == 0:
-			return nil, fmt.Errorf("there is no such image for linux/%s in it, only %s", runtime.GOARCH, strings.Join(tags, ", "))
-		case len(candidates) > 1:
-			return nil, fmt.Errorf("there are several images in it; add one of %s, as in oci:PATH:TAG", strings.Join(tags, ", "))
+	for _, l := range img.Layers {
+		switch err := c.cache.Verify(ctx, blob.Digest(l.Digest)); {
+		case errors.Is(err, blob.ErrDamaged):
+			damaged = true
+		case err != nil:
+			return damaged, err
 		}
-		if !candidates[0].MediaType.IsIndex() {
-			return index.Image(candidates[0].Digest)
-		}
-		if index, err = index.ImageIndex(candidates[0].Digest); err != nil {
-			return nil, err
-		}
-		if manifest, err = index.IndexManifest(); err != nil {
-			return nil, err
-		}
-		candidates = manifest.Manifests
 	}
-	return nil, fmt.Errorf("there are more than %d lists of images in one another", maxNested)
-}
-
-// maxNested is how deep lists of images may be in one another.
-const maxNested = 4
-
-// openDockerArchive opens the image of that name, or the only one, in what docker save wrote.
-func openDockerArchive(file, tag string) (v1.Image, error) {
-	var wanted *name.Tag
-	if tag != "" {
-		parsed, err := name.NewTag(tag)
-		if err != nil {
-			return nil, err
-		}
-		wanted = &parsed
-	}
-	return tarball.Image(func() (io.ReadCloser, error) { return openPlain(file) }, wanted)
-}
-
-// openPlain opens a file, which may be compressed by gzip.
-func openPlain(path string) (io.ReadCloser, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	buffered := bufio.NewReader(file)
-	if magic, err := buffered.Peek(2); err != nil || magic[0] != 0x1f || magic[1] != 0x8b {
-		return plainFile{buffered, file}, nil
-	}
-	unpacked, err := gzip.NewReader(buffered)
-	if err != nil {
-		return nil, errors.Join(err, file.Close())
-	}
-	return plainFile{unpacked, file}, nil
-}
-
-// plainFile is what a file holds when it is not compressed any more.
-type plainFile struct {
-	io.Reader
-	io.Closer
+	return damaged, nil
 }

@@ -46,8 +46,8 @@ func TestDebian(t *testing.T) {
 		}
 		dir = t.TempDir()
 	}
-	s := NewStore(dir, nil, testLog())
-	img, err := s.Ensure(t.Context(), Default, nil)
+	s := NewStore(Options{Dir: dir, Log: testLog()})
+	img, err := s.Ensure(t.Context(), Default, PullMissing, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,9 +64,9 @@ func TestDebian(t *testing.T) {
 	}
 	checkModuleOrder(t, img)
 
-	size, err := img.DiskUsage()
-	if err != nil || size > 400<<20 {
-		t.Errorf("the image occupies %d MiB, %v", size>>20, err)
+	usage, err := img.Usage()
+	if err != nil || usage.Bytes > 400<<20 {
+		t.Errorf("the image occupies %d MiB, %v", usage.Bytes>>20, err)
 	}
 	if img.RootFSSize != rootFSSize {
 		t.Errorf("root filesystem of %d bytes", img.RootFSSize)
@@ -207,7 +207,7 @@ func TestDebianKilled(t *testing.T) {
 	if mounts, err := mountsBelow(dir); err != nil || len(mounts) > 0 {
 		t.Errorf("mounts remain: %q, %v", mounts, err)
 	}
-	s := NewStore(dir, nil, testLog())
+	s := NewStore(Options{Dir: dir, Log: testLog()})
 	if _, err := s.Get(Default); !errors.Is(err, ErrNotFound) {
 		t.Errorf("half an image is found: %v", err)
 	}
@@ -217,7 +217,7 @@ func TestDebianKilled(t *testing.T) {
 	// The next build, which this one's source ends at once, removes the debris.
 	refused := errors.New("not now")
 	s.source = &fakeSource{builds: filepath.Join(t.TempDir(), "builds"), run: func(context.Context, *Job) error { return refused }}
-	if _, err := s.Ensure(t.Context(), Default, nil); !errors.Is(err, refused) {
+	if _, err := s.Ensure(t.Context(), Default, PullMissing, nil); !errors.Is(err, refused) {
 		t.Errorf("got %v", err)
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {

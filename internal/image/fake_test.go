@@ -3,7 +3,6 @@ package image
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -64,7 +63,7 @@ func fakeStore(t *testing.T, run func(context.Context, *Job) error) (s *Store, b
 }
 
 func newFakeStore(dir, builds string, run func(context.Context, *Job) error) *Store {
-	s := NewStore(dir, nil, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	s := NewStore(Options{Dir: dir, Log: slog.New(slog.DiscardHandler)})
 	s.source = &fakeSource{builds: builds, run: run}
 	return s
 }

@@ -9,11 +9,12 @@ import (
 // Find returns the image with that very ID, though the name may mean another by
 // now. Its error wraps ErrNotFound if it is gone.
 func (s *Store) Find(name, id string) (*Image, error) {
-	if err := CheckName(name); err != nil {
+	name, err := ParseName(name)
+	if err != nil {
 		return nil, err
 	}
 	for i, dir := range s.dirs() {
-		path := filepath.Join(dir, name, filepath.Base(id))
+		path := filepath.Join(dir, dirName(name), filepath.Base(id))
 		if _, err := os.Stat(path); err != nil {
 			continue
 		}

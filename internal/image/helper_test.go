@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -37,11 +36,11 @@ func helper(role string) int {
 		s = newFakeStore(dir, builds, hang)
 	case "debian":
 		name = Default
-		s = NewStore(dir, nil, slog.New(slog.NewTextHandler(io.Discard, nil)))
+		s = NewStore(Options{Dir: dir, Log: slog.New(slog.DiscardHandler)})
 	case "mounted":
 		return mounted(newFakeStore(dir, builds, nil))
 	}
-	img, err := s.Ensure(context.Background(), name, func(p Progress) { fmt.Println("stage", p.Stage) })
+	img, err := s.Ensure(context.Background(), name, PullMissing, func(p Progress) { fmt.Println("stage", p.Stage) })
 	if err != nil {
 		fmt.Println("error", err)
 		return 1
@@ -149,7 +148,7 @@ func mounted(s *Store) int {
 		if err := os.WriteFile(precious, nil, 0o644); err != nil {
 			return "", err
 		}
-		if _, err := s.Ensure(context.Background(), fakeName, nil); err != nil {
+		if _, err := s.Ensure(context.Background(), fakeName, PullMissing, nil); err != nil {
 			return "", err
 		}
 		if _, err := os.Stat(precious); err != nil {

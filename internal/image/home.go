@@ -19,7 +19,7 @@ type home struct {
 // enter takes the directory of a name, and makes it if there is none. busy, which may be nil,
 // is called when another process has it.
 func (s *Store) enter(ctx context.Context, name string, busy func()) (*home, error) {
-	dir, err := filepath.Abs(filepath.Join(s.dir, name))
+	dir, err := filepath.Abs(filepath.Join(s.dir, dirName(name)))
 	if err != nil {
 		return nil, fmt.Errorf("find directory of images: %w", err)
 	}
@@ -42,7 +42,7 @@ func (s *Store) enter(ctx context.Context, name string, busy func()) (*home, err
 	return nil, fmt.Errorf("wait for directory of images: %w", ended(ctx))
 }
 
-// tryEnter takes the directory of a name at dir. It fails with errBusy if another process has
+// tryEnter takes the directory of a name, at dir. It fails with errBusy if another process has
 // it, and os.ErrNotExist if there is none.
 func tryEnter(dir, name string) (*home, error) {
 	file, err := tryLock(filepath.Join(dir, lockFile), exclusive)

@@ -8,10 +8,9 @@ package image
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"path/filepath"
-	"syscall"
 	"time"
+
+	"github.com/smolvm/smolvm/internal/oci"
 )
 
 var (
@@ -38,7 +37,8 @@ type Image struct {
 	Description   string // for people: distribution and kernel
 	Created       time.Time
 	KernelVersion string
-	From          string   // what root filesystem it was made of, if not of packages: "tar:/home/me/alpine.tar.gz"
+	From          string   // what it was made of, if not of packages: "tar:/home/me/alpine.tar.gz"
+	Digest        string   // of the container image that it was made of, if it was
 	Packages      []string // that were asked for beside the usual ones, sorted
 	Config        Config   // what it says of the commands that run in it
 	// Env is set for every command in a machine of this image, as "NAME=value".
@@ -53,68 +53,28 @@ type Image struct {
 	RootFSSize int64    // its virtual size in bytes; it occupies far less
 }
 
-// DiskUsage returns how many bytes the image occupies on disk.
-func (img *Image) DiskUsage() (int64, error) {
-	size, err := DiskUsage(img.Dir)
-	if err != nil {
-		return 0, fmt.Errorf("measure image %q: %w", img.Name, err)
-	}
-	return size, nil
-}
-
-// DiskUsage returns how many bytes a file, or a directory with all that is in it, occupies
-// on disk. What vanishes meanwhile, or does not exist, occupies nothing.
-func DiskUsage(path string) (int64, error) {
-	var blocks int64
-	err := filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
-		var info fs.FileInfo
-		if err == nil {
-			info, err = d.Info()
-		}
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-			blocks += stat.Blocks
-		}
-		return nil
-	})
-	const blockSize = 512 // the unit of st_blocks, whatever the filesystem's
-	return blocks * blockSize, err
-}
-
 // Progress tells how far a build has come.
 type Progress struct {
 	Stage string // for people, lower case: "download packages"
 	// Done of Total stages are finished. Both are zero while another process builds.
 	Done, Total int
+	// Bytes of AllBytes of the stage are done. AllBytes is zero if that is not known.
+	Bytes, AllBytes int64
+	// Layers are those of a container image that are being fetched, the lowest first.
+	Layers []LayerProgress
 }
+
+// LayerProgress tells how far a layer has come.
+type LayerProgress = oci.Progress
 
 // String is the progress for people, such as "download packages (2 of 7)".
 func (p Progress) String() string {
-	if p.Total == 0 {
-		return p.Stage
+	text := p.Stage
+	if p.Total > 0 {
+		text = fmt.Sprintf("%s (%d of %d)", p.Stage, p.Done+1, p.Total)
 	}
-	return fmt.Sprintf("%s (%d of %d)", p.Stage, p.Done+1, p.Total)
-}
-
-// maxName keeps names short enough for a directory and a line of a table.
-const maxName = 64
-
-// CheckName returns an error that wraps ErrInvalidName unless name can be an image's:
-// lower-case letters, digits, and ".", "_" and "-" between them.
-func CheckName(name string) error {
-	if name == "" || len(name) > maxName {
-		return fmt.Errorf("%w: %q has %d characters, not 1 to %d", ErrInvalidName, name, len(name), maxName)
+	if p.AllBytes > 0 {
+		text += fmt.Sprintf(" %d%%", 100*min(p.Bytes, p.AllBytes)/p.AllBytes)
 	}
-	for i, c := range []byte(name) {
-		letter := c >= 'a' && c <= 'z' || c >= '0' && c <= '9'
-		inner := i > 0 && i < len(name)-1 && (c == '.' || c == '_' || c == '-')
-		if !letter && !inner {
-			return fmt.Errorf("%w: %q", ErrInvalidName, name)
-		}
-	}
-	return nil
+	return text
 }

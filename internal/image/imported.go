@@ -14,22 +14,27 @@ import (
 
 	"github.com/smolvm/smolvm/internal/image/apt"
 	"github.com/smolvm/smolvm/internal/image/rootfs"
+	"github.com/smolvm/smolvm/internal/oci"
+	"github.com/smolvm/smolvm/internal/oci/blob"
 )
 
 // imported makes an image of a root filesystem, or a container image, that somebody has. Its
 // kernel is another image's.
 type imported struct {
-	origin origin
-	base   *Image // has the kernel; must stay until Build has returned
+	store *Store
+	from  oci.Reference
+	base  *Image // has the kernel; must stay until Build has returned
 }
 
 var _ Source = (*imported)(nil)
 
 // The stages of an import, in their order.
 const (
+	stageFetch      = "fetch layers" // of a container image
 	stageRead       = "read files"
 	stageCopyKernel = "copy kernel"
 	importStages    = 3 // with stageWrite
+	containerStages = 4
 )
 
 // Build implements Source.
@@ -38,55 +43,92 @@ func (i *imported) Build(ctx context.Context, job *Job) (Manifest, error) {
 	if err != nil {
 		return Manifest{}, err
 	}
-	job.Stage(stageRead, importStages)
-	tree, about, err := i.read(ctx)
+	contents, err := i.read(ctx, job)
+	if contents != nil {
+		defer contents.release()
+	}
 	if err != nil {
 		return Manifest{}, i.blame(err)
 	}
-	job.Stage(stageCopyKernel, importStages)
-	modules, err := i.takeKernel(ctx, job, tools["debugfs"], tree)
+	job.Stage(stageCopyKernel, contents.stages)
+	modules, err := i.takeKernel(ctx, job, tools["debugfs"], contents.tree)
 	if err != nil {
 		return Manifest{}, err
 	}
-	job.Stage(stageWrite, importStages)
-	err = tree.WriteExt4(ctx, filepath.Join(job.Dir, rootFSFile), rootfs.Ext4Options{
-		Mke2fs: tools["mke2fs"], Size: roomFor(tree), Label: rootLabel,
+	job.Stage(stageWrite, contents.stages)
+	err = contents.tree.WriteExt4(ctx, filepath.Join(job.Dir, rootFSFile), rootfs.Ext4Options{
+		Mke2fs: tools["mke2fs"], Size: roomFor(contents.tree), Label: rootLabel, Progress: job.bytes(contents.size),
 	})
 	if err != nil {
 		return Manifest{}, i.blame(err)
 	}
 	return Manifest{
-		Description:   fmt.Sprintf("%s, Linux %s", i.describe(ctx, tree), i.base.KernelVersion),
+		Description:   fmt.Sprintf("%s, Linux %s", i.describe(ctx, contents.tree), i.base.KernelVersion),
 		KernelVersion: i.base.KernelVersion,
 		Modules:       modules,
-		Env:           append([]string{standardPath}, about.env...),
-		Config:        about.config,
-		From:          i.origin.String(),
+		Env:           []string{standardPath},
+		Config:        contents.config,
+		From:          i.from.String(),
+		Digest:        contents.digest,
 	}, nil
 }
 
-// read reads what the image is to have in it, and what it says of itself.
-func (i *imported) read(ctx context.Context) (*rootfs.Tree, container, error) {
-	if i.origin.kind == originDir {
-		tree, err := rootfs.FromDir(ctx, i.origin.path, rootfs.Limits{})
-		return tree, container{}, err
-	}
-	about := container{layers: []rootfs.Layer{{
-		Name: filepath.Base(i.origin.path),
-		Open: func() (io.ReadCloser, error) { return os.Open(i.origin.path) },
-	}}}
-	if i.origin.isContainer() {
-		var err error
-		if about, err = openContainer(i.origin); err != nil {
-			return nil, container{}, err
+// contents are what an image is to have in it, and what that says of itself.
+type contents struct {
+	tree    *rootfs.Tree
+	stages  int
+	size    int64 // bytes of the layers, as stored; 0 if it is not known
+	config  Config
+	digest  string
+	release func() // to be called when the tree is written
+}
+
+// read reads what the image is to have in it. The caller releases what it returns, also if it
+// fails.
+func (i *imported) read(ctx context.Context, job *Job) (*contents, error) {
+	c := &contents{stages: importStages, release: func() {}}
+	var err error
+	switch i.from.Kind {
+	case oci.Dir:
+		job.Stage(stageRead, c.stages)
+		c.tree, err = rootfs.FromDir(ctx, i.from.Path, rootfs.Limits{})
+		return c, err
+	case oci.Tar:
+		job.Stage(stageRead, c.stages)
+		if info, err := os.Stat(i.from.Path); err == nil {
+			c.size = info.Size()
 		}
+		c.tree, err = rootfs.Read(ctx, []rootfs.Layer{{
+			Name: filepath.Base(i.from.Path),
+			Open: func() (io.ReadCloser, error) { return os.Open(i.from.Path) },
+		}}, rootfs.Limits{}, job.bytes(c.size))
+		return c, err
+	case oci.Registry, oci.Layout, oci.OCIArchive, oci.DockerArchive:
+		return c, i.readContainer(ctx, job, c)
+	case oci.Disk:
 	}
-	tree, err := rootfs.Read(ctx, about.layers, rootfs.Limits{}, nil)
-	if err == nil && about.config.WorkingDir != "" {
-		// It need not be in any layer.
-		err = makeDirectories(tree, about.config.WorkingDir)
+	return c, fmt.Errorf("%w: %s", ErrOrigin, i.from)
+}
+
+// readContainer reads a container image.
+func (i *imported) readContainer(ctx context.Context, job *Job, c *contents) error {
+	source, err := i.store.newContainer(i.from, job.Dir)
+	if err != nil {
+		return err
 	}
-	return tree, about, err
+	tree, img, release, err := source.read(ctx, job)
+	c.release = func() { _ = release() } // nothing was written to it
+	if err != nil {
+		return err
+	}
+	c.tree, c.stages, c.config, c.digest = tree, containerStages, img.Config, img.Digest
+	for _, l := range img.Layers {
+		c.size += l.Size
+	}
+	if dir := img.Config.WorkingDir; dir != "" {
+		return makeDirectories(tree, dir) // it need not be in any layer
+	}
+	return nil
 }
 
 // makeDirectories makes a directory of an absolute path, and those above it, unless they are there.
@@ -111,12 +153,15 @@ func roomFor(tree *rootfs.Tree) int64 {
 
 // blame wraps ErrOrigin if it is the origin that an import failed for.
 func (i *imported) blame(err error) error {
-	if errors.Is(err, ErrOrigin) {
+	if _, ok := errors.AsType[*fetchError](err); ok && i.from.Kind == oci.Registry || errors.Is(err, ErrOrigin) {
 		return err
 	}
-	for _, fault := range []error{rootfs.ErrLayer, rootfs.ErrDigest, rootfs.ErrTooLarge, fs.ErrNotExist, fs.ErrPermission} {
+	for _, fault := range []error{
+		rootfs.ErrLayer, rootfs.ErrDigest, rootfs.ErrTooLarge, fs.ErrNotExist, fs.ErrPermission,
+		oci.ErrNotFound, oci.ErrPlatform, oci.ErrInvalid, oci.ErrTooLarge, blob.ErrDigest,
+	} {
 		if errors.Is(err, fault) {
-			return fmt.Errorf("%w: %s: %w", ErrOrigin, i.origin, err)
+			return fmt.Errorf("%w: %s: %w", ErrOrigin, i.from, err)
 		}
 	}
 	return err
@@ -128,7 +173,10 @@ func (i *imported) describe(ctx context.Context, tree *rootfs.Tree) string {
 	if data, err := tree.ReadFile(ctx, "etc/os-release"); err == nil {
 		release = apt.ParseRelease(data)
 	}
-	return cmp.Or(release.Name, filepath.Base(i.origin.path))
+	if i.from.Kind == oci.Registry {
+		return cmp.Or(release.Name, i.from.Familiar())
+	}
+	return cmp.Or(release.Name, filepath.Base(i.from.Path))
 }
 
 // takeKernel puts the kernel and the modules for booting into the image, and those for programs

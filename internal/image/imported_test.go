@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/smolvm/smolvm/internal/image/rootfs"
+	"github.com/smolvm/smolvm/internal/oci"
 )
 
 // baseStore returns a store whose default image has a real root filesystem, with modules for
@@ -158,13 +159,13 @@ func TestImportRefuses(t *testing.T) {
 		want error
 		text string
 	}{
-		"no kind":       {BuildOptions{From: good}, ErrOrigin, "is none of tar:FILE"},
-		"other kind":    {BuildOptions{From: "zip:" + good}, ErrOrigin, "is none of tar:FILE"},
-		"no path":       {BuildOptions{From: "tar:"}, ErrOrigin, "names no path"},
+		"no kind":       {BuildOptions{From: good}, oci.ErrReference, "say what is there"},
+		"other kind":    {BuildOptions{From: "zip:" + good}, oci.ErrReference, "zip:"},
+		"no path":       {BuildOptions{From: "tar:"}, oci.ErrReference, "the path is missing"},
 		"not there":     {BuildOptions{From: "tar:" + good + "x"}, os.ErrNotExist, "no such file"},
 		"file as dir":   {BuildOptions{From: "dir:" + good}, ErrOrigin, "for an archive write tar:" + good},
 		"dir as file":   {BuildOptions{From: "tar:/"}, ErrOrigin, "for a directory write dir:/"},
-		"file as oci":   {BuildOptions{From: "oci:" + good}, ErrOrigin, "for an archive write docker-archive:" + good},
+		"file as oci":   {BuildOptions{From: "oci:" + good}, ErrOrigin, "for an archive write oci-archive:" + good},
 		"dir as saved":  {BuildOptions{From: "docker-archive:/"}, ErrOrigin, "for a directory write oci:/"},
 		"with packages": {BuildOptions{From: "tar:" + good, Packages: []string{"tree"}}, ErrOrigin, "packages"},
 		"hostile":       {BuildOptions{From: "tar:" + hostile}, rootfs.ErrLayer, "../../file"},

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/smolvm/smolvm/internal/oci/blob"
 )
 
 // Leftover is something in the store that no image needs.
@@ -23,13 +25,38 @@ type Leftover struct {
 const initrdInUse = 10 * time.Minute
 
 // Clean removes what no image needs: initial filesystems that are not made from one of the
-// images and this guest program, and what killed builds left. The images that are gone, or
+// images and this guest program, what killed builds left, and what was fetched from registries. The images that are gone, or
 // as good as gone, are doomed. With dryRun it only tells. Of what cannot be removed it tells
 // in the error.
 func (s *Store) Clean(ctx context.Context, guest *io.SectionReader, doomed []Version, dryRun bool) ([]Leftover, error) {
 	remains, err := s.cleanBuilds(ctx, dryRun)
 	initrds, err2 := s.cleanInitrds(ctx, guest, doomed, dryRun)
-	return append(remains, initrds...), errors.Join(err, err2)
+	blobs, err3 := s.cleanBlobs(ctx, dryRun)
+	return slices.Concat(remains, initrds, blobs), errors.Join(err, err2, err3)
+}
+
+// cleanBlobs removes what was fetched from registries, unless somebody is at it.
+func (s *Store) cleanBlobs(ctx context.Context, dryRun bool) ([]Leftover, error) {
+	dir := filepath.Join(s.dir, registryBlobs)
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	cache, err := blob.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	usage, err := cache.Usage()
+	bytes := usage.Bytes + usage.Partial
+	if err == nil && !dryRun {
+		bytes, err = cache.Prune(ctx, func(blob.Digest) bool { return false })
+	}
+	switch {
+	case errors.Is(err, blob.ErrBusy):
+		return nil, nil
+	case err != nil || bytes == 0:
+		return nil, err
+	}
+	return []Leftover{{Path: registryBlobs, Bytes: bytes}}, nil
 }
 
 // cleanBuilds removes what killed builds left, except where one is under way.
@@ -45,10 +72,11 @@ func (s *Store) cleanBuilds(ctx context.Context, dryRun bool) ([]Leftover, error
 		errs []error
 	)
 	for _, h := range homes {
-		if CheckName(h.Name()) != nil {
+		name, err := nameOfDir(h.Name())
+		if err != nil {
 			continue
 		}
-		remains, err := s.cleanHome(ctx, h.Name(), dryRun)
+		remains, err := s.cleanHome(ctx, name, dryRun)
 		left, errs = append(left, remains...), append(errs, err)
 	}
 	return left, errors.Join(errs...)
@@ -56,7 +84,7 @@ func (s *Store) cleanBuilds(ctx context.Context, dryRun bool) ([]Leftover, error
 
 // cleanHome removes what killed builds left in the directory of a name.
 func (s *Store) cleanHome(ctx context.Context, name string, dryRun bool) ([]Leftover, error) {
-	dir := filepath.Join(s.dir, name)
+	dir := filepath.Join(s.dir, dirName(name))
 	h, err := tryEnter(dir, name)
 	if errors.Is(err, errBusy) || errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -85,7 +113,7 @@ func (s *Store) cleanHome(ctx context.Context, name string, dryRun bool) ([]Left
 			errs = append(errs, fmt.Errorf("remove remains of a build: %w", err))
 			continue
 		}
-		left = append(left, Leftover{Path: filepath.Join(name, e.Name()), Bytes: size})
+		left = append(left, Leftover{Path: filepath.Join(dirName(name), e.Name()), Bytes: size})
 	}
 	return left, errors.Join(errs...)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -24,8 +25,10 @@ type Manifest struct {
 	Env           []string `json:"env,omitempty"`
 	// Config is what a container image says of its commands.
 	Config Config `json:"config,omitzero"`
-	// From is the root filesystem that somebody had, if the image is made of one.
-	From string `json:"from,omitempty"`
+	// From is what somebody had, or a registry has, if the image is made of that, and Digest
+	// which container image that is, if it is one.
+	From   string `json:"from,omitempty"`
+	Digest string `json:"digest,omitempty"`
 	// Packages are what the job asked for. The store sets them.
 	Packages []string `json:"packages,omitempty"`
 	// Modules are the names of files in the directory of modules, in load order.
@@ -64,9 +67,10 @@ func load(name, dir string) (*Image, error) {
 		Created:       rec.Created,
 		KernelVersion: rec.KernelVersion,
 		From:          rec.From,
+		Digest:        rec.Digest,
 		Config:        rec.Config,
 		Packages:      rec.Packages,
-		Env:           rec.Env,
+		Env:           slices.Concat(rec.Env, rec.Config.Env),
 		Dir:           dir,
 		Kernel:        filepath.Join(dir, kernelFile),
 		RootFS:        filepath.Join(dir, rootFSFile),

@@ -84,7 +84,7 @@ func TestCancelledBuild(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
-		_, err := s.Ensure(ctx, fakeName, nil)
+		_, err := s.Ensure(ctx, fakeName, PullMissing, nil)
 		done <- err
 	}()
 	pid := <-pids
@@ -107,7 +107,7 @@ func TestCancelledWait(t *testing.T) {
 	builder := startHelper(t, "hang", s.dir, builds)
 	builder.until(t, "pid ")
 	ctx, cancel := context.WithCancel(t.Context())
-	_, err := s.Ensure(ctx, fakeName, func(p Progress) {
+	_, err := s.Ensure(ctx, fakeName, PullMissing, func(p Progress) {
 		if p.Total == 0 {
 			cancel()
 		}

@@ -21,10 +21,11 @@ import (
 // Remove waits for a build of that name. It fails with ErrNotFound if the store has no
 // version of its own.
 func (s *Store) Remove(ctx context.Context, name string, choose func([]Version) ([]Version, error)) error {
-	if err := CheckName(name); err != nil {
+	name, err := ParseName(name)
+	if err != nil {
 		return err
 	}
-	if _, err := os.Lstat(filepath.Join(s.dir, name)); errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Lstat(filepath.Join(s.dir, dirName(name))); errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("%w: %q", ErrNotFound, name)
 	}
 	h, err := s.enter(ctx, name, nil)

@@ -111,7 +111,7 @@ func TestRemoveNotShared(t *testing.T) {
 	other, _ := fakeStore(t, nil)
 	img := build(t, other, fakeName)
 	s, _ := fakeStore(t, nil)
-	s.shared = []string{other.dir}
+	s.opts.Shared = []string{other.dir}
 	if err := s.Remove(t.Context(), fakeName, chooseAll); !errors.Is(err, ErrNotFound) {
 		t.Errorf("got %v", err)
 	}
@@ -138,11 +138,11 @@ func TestRemoveNotShared(t *testing.T) {
 // TestAcquire shows that who begins to use an image and who removes it exclude each other.
 func TestAcquire(t *testing.T) {
 	s, images := threeVersions(t)
-	img, release, err := s.Acquire(t.Context(), fakeName, nil)
+	img, release, err := s.Acquire(t.Context(), fakeName, PullMissing, nil)
 	if err != nil || img.ID != images[2].ID {
 		t.Fatalf("got %v, %v", img, err)
 	}
-	_, releaseToo, err := s.Acquire(t.Context(), fakeName, nil)
+	_, releaseToo, err := s.Acquire(t.Context(), fakeName, PullMissing, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,12 +169,12 @@ func TestAcquire(t *testing.T) {
 	<-removing
 	short, cancel = context.WithTimeout(t.Context(), 3*lockRetry)
 	defer cancel()
-	if _, _, err := s.Acquire(short, fakeName, nil); !errors.Is(err, context.DeadlineExceeded) {
+	if _, _, err := s.Acquire(short, fakeName, PullMissing, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Acquire during a removal: %v", err)
 	}
 	acquired := make(chan string)
 	go func() {
-		img, release, err := s.Acquire(context.Background(), fakeName, nil)
+		img, release, err := s.Acquire(context.Background(), fakeName, PullMissing, nil)
 		if err != nil {
 			acquired <- err.Error()
 			return
@@ -189,7 +189,7 @@ func TestAcquire(t *testing.T) {
 	if got := <-acquired; got != images[1].ID {
 		t.Errorf("acquired %s, want %s", got, images[1].ID)
 	}
-	if _, _, err := s.Acquire(t.Context(), "unknown", nil); !errors.Is(err, ErrNotFound) {
+	if _, _, err := s.Acquire(t.Context(), "unknown", PullMissing, nil); !errors.Is(err, ErrNotFound) {
 		t.Errorf("got %v", err)
 	}
 }

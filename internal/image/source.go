@@ -4,6 +4,10 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"slices"
+	"time"
+
+	"github.com/smolvm/smolvm/internal/oci"
 )
 
 // Source makes images of one kind.
@@ -29,6 +33,7 @@ type Job struct {
 	lock *os.File
 	done int
 	last string
+	now  Progress
 }
 
 // Stage tells that a stage begins. total is how many there are in the whole build.
@@ -38,5 +43,46 @@ func (j *Job) Stage(name string, total int) {
 	}
 	j.last = name
 	j.Log.Debug("build image", "stage", name, "done", j.done, "total", total)
-	j.report(Progress{Stage: name, Done: j.done, Total: total})
+	j.now = Progress{Stage: name, Done: j.done, Total: total}
+	j.report(j.now)
+}
+
+// restart tells that the stages begin again.
+func (j *Job) restart() { j.done, j.last = 0, "" }
+
+// reportInterval is how often at most bytes are reported.
+const reportInterval = 100 * time.Millisecond
+
+// bytes returns a function that reports how many bytes of the stage are done.
+func (j *Job) bytes(all int64) func(done int64) {
+	now, told := j.now, time.Now()
+	return func(done int64) {
+		if time.Since(told) < reportInterval {
+			return
+		}
+		told = time.Now()
+		now.Bytes, now.AllBytes = done, all
+		j.report(now)
+	}
+}
+
+// layers returns a function that reports how far the layers are of which it is told.
+func (j *Job) layers() func(oci.Progress) {
+	now, at := j.now, map[string]int{}
+	var layers []LayerProgress
+	return func(p oci.Progress) {
+		i, known := at[p.Digest]
+		if !known {
+			i = len(layers)
+			at[p.Digest] = i
+			layers = append(layers, p)
+		}
+		layers[i] = p
+		now.Layers = slices.Clone(layers) // who was told may still have the others
+		now.Bytes, now.AllBytes = 0, 0
+		for _, l := range layers {
+			now.Bytes, now.AllBytes = now.Bytes+l.Done, now.AllBytes+l.Total
+		}
+		j.report(now)
+	}
 }

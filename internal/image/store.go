@@ -9,7 +9,7 @@ import (
 	"slices"
 )
 
-// The layout of a store:
+// The layout of a store, in which the names of images are escaped as in URLs:
 //
 //	NAME/current      symbolic link to the directory of the image of that name
 //	NAME/ID/          an image; its contents never change
@@ -17,6 +17,7 @@ import (
 //	NAME/.build-*/    a build or removal under way, or what a killed one left
 //	.use              lock, held by who begins to use an image or removes one: see Acquire
 //	.initrd/          initial filesystems, made from an image and a guest program
+//	.blobs/           what container images of registries consist of, as it was fetched
 const (
 	currentLink = "current"
 	lockFile    = "lock"
@@ -27,26 +28,35 @@ const (
 // Store is a directory of images. Its methods may be called concurrently, by several
 // processes too.
 type Store struct {
+	opts   Options
 	dir    string
-	shared []string
 	log    *slog.Logger
 	source Source // of images that are made of packages
 }
 
-// NewStore returns the store in dir, which needs not exist yet. The images in the
-// shared directories, other stores that are only read, are found too.
-func NewStore(dir string, shared []string, log *slog.Logger) *Store {
-	return &Store{dir: dir, shared: shared, log: log, source: newDebian()}
+// Options say where a store is.
+type Options struct {
+	Dir    string   // needs not exist yet
+	Shared []string // directories of other stores, which are only read, whose images are found too
+	Log    *slog.Logger
+	// Insecure allows plain HTTP, and TLS with any certificate, with all registries.
+	Insecure bool
+}
+
+// NewStore returns a store.
+func NewStore(opts Options) *Store {
+	return &Store{opts: opts, dir: opts.Dir, log: opts.Log, source: newDebian()}
 }
 
 // Get returns the image of that name: the store's own, or else a shared one. Its
 // error wraps ErrInvalidName or ErrNotFound.
 func (s *Store) Get(name string) (*Image, error) {
-	if err := CheckName(name); err != nil {
+	name, err := ParseName(name)
+	if err != nil {
 		return nil, err
 	}
 	for i, dir := range s.dirs() {
-		img, err := current(name, filepath.Join(dir, name))
+		img, err := current(name, filepath.Join(dir, dirName(name)))
 		if errors.Is(err, ErrNotFound) {
 			continue
 		} else if err != nil {
@@ -60,7 +70,7 @@ func (s *Store) Get(name string) (*Image, error) {
 
 // dirs are the directories to search, in order: the store's own, then the shared ones.
 func (s *Store) dirs() []string {
-	dirs := append([]string{s.dir}, s.shared...)
+	dirs := append([]string{s.dir}, s.opts.Shared...)
 	for i, dir := range dirs {
 		if abs, err := filepath.Abs(dir); err == nil {
 			dirs[i] = abs

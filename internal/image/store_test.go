@@ -28,12 +28,12 @@ func TestEnsure(t *testing.T) {
 		t.Fatalf("Get before the build: %v", err)
 	}
 	var progress []Progress
-	img, err := s.Ensure(t.Context(), fakeName, func(p Progress) { progress = append(progress, p) })
+	img, err := s.Ensure(t.Context(), fakeName, PullMissing, func(p Progress) { progress = append(progress, p) })
 	if err != nil {
 		t.Fatal(err)
 	}
 	wantFiles(t, s, currentLink, lockFile, img.ID)
-	if diff := cmp.Diff([]Progress{{"first", 0, 2}, {"second", 1, 2}}, progress); diff != "" {
+	if diff := cmp.Diff([]Progress{{Stage: "first", Total: 2}, {Stage: "second", Done: 1, Total: 2}}, progress); diff != "" {
 		t.Error(diff)
 	}
 	dir := filepath.Join(s.dir, fakeName, img.ID)
@@ -53,13 +53,13 @@ func TestEnsure(t *testing.T) {
 			t.Errorf("%s: mode %v, %v, want %v", path, info.Mode(), err, perm)
 		}
 	}
-	if size, err := img.DiskUsage(); err != nil || size < 4096 {
-		t.Errorf("DiskUsage: %d, %v", size, err)
+	if usage, err := img.Usage(); err != nil || usage.Bytes < 4096 || usage.Shared != 0 {
+		t.Errorf("Usage: %+v, %v", usage, err)
 	}
 
 	for _, get := range []func() (*Image, error){
 		func() (*Image, error) { return s.Get(fakeName) },
-		func() (*Image, error) { return s.Ensure(t.Context(), fakeName, nil) },
+		func() (*Image, error) { return s.Ensure(t.Context(), fakeName, PullMissing, nil) },
 	} {
 		again, err := get()
 		if err != nil {
@@ -80,20 +80,37 @@ func TestEnsure(t *testing.T) {
 
 func TestNames(t *testing.T) {
 	s, _ := fakeStore(t, nil)
-	for _, name := range []string{"", ".", "..", ".hidden", "a/b", "../a", "-a", "a-", "A", "a b", "ä", strings.Repeat("a", maxName+1)} {
+	for _, name := range []string{"", ".", "..", ".hidden", "../a", "oci", "a.tar", "-a", "a-", "A", "a b", "ä", strings.Repeat("a", maxName+1)} {
 		if _, err := s.Get(name); !errors.Is(err, ErrInvalidName) {
 			t.Errorf("Get(%q): %v", name, err)
 		}
-		if _, err := s.Ensure(t.Context(), name, nil); !errors.Is(err, ErrInvalidName) {
+		if _, err := s.Ensure(t.Context(), name, PullMissing, nil); !errors.Is(err, ErrInvalidName) {
 			t.Errorf("Ensure(%q): %v", name, err)
 		}
 	}
-	for _, name := range []string{"a", "debian", "debian-12.1_x", strings.Repeat("a", maxName)} {
-		if err := CheckName(name); err != nil {
-			t.Error(err)
+	for name, want := range map[string]string{
+		"a": "a", "debian": "debian", "debian:latest": "debian:latest", "docker.io/library/debian": "debian:latest",
+		"debian-12.1_x": "debian-12.1_x", "web:latest": "web", "python:3.13-alpine": "python:3.13-alpine", "a/b": "a/b",
+		"docker://docker.io/library/web:1": "web:1", "localhost:5000/a/b:1": "localhost:5000/a/b:1",
+		"ghcr.io/x/y:T-1": "ghcr.io/x/y:T-1", strings.Repeat("a", maxName): strings.Repeat("a", maxName),
+	} {
+		got, err := ParseName(name)
+		if err != nil || got != want {
+			t.Errorf("%q is %q, %v", name, got, err)
+		}
+		if back, err := nameOfDir(dirName(got)); err != nil || back != got {
+			t.Errorf("%q is kept as %q, %v", got, back, err)
 		}
 	}
-	if _, err := s.Ensure(t.Context(), "unknown", nil); !errors.Is(err, ErrNotFound) {
+	if _, err := s.Get("dir:a"); !errors.Is(err, ErrInvalidName) {
+		t.Errorf("Get of a place: %v", err)
+	}
+	for _, dir := range []string{".blobs", "a%2", "%61", "web:latest", "a%2fb"} {
+		if name, err := nameOfDir(dir); err == nil {
+			t.Errorf("%q is kept of %q", dir, name)
+		}
+	}
+	if _, err := s.Ensure(t.Context(), "unknown", PullNever, nil); !errors.Is(err, ErrNotFound) {
 		t.Errorf("Ensure of what can't be built: %v", err)
 	}
 	if _, err := os.Stat(s.dir); !errors.Is(err, os.ErrNotExist) {
@@ -103,13 +120,13 @@ func TestNames(t *testing.T) {
 
 func TestShared(t *testing.T) {
 	other, _ := fakeStore(t, nil)
-	shared, err := other.Ensure(t.Context(), fakeName, nil)
+	shared, err := other.Ensure(t.Context(), fakeName, PullMissing, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s, builds := fakeStore(t, nil)
-	s.shared = []string{filepath.Join(t.TempDir(), "absent"), other.dir}
-	img, err := s.Ensure(t.Context(), fakeName, nil)
+	s.opts.Shared = []string{filepath.Join(t.TempDir(), "absent"), other.dir}
+	img, err := s.Ensure(t.Context(), fakeName, PullMissing, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,12 +161,12 @@ func TestFailedBuild(t *testing.T) {
 		}
 		return nil
 	})
-	if _, err := s.Ensure(t.Context(), fakeName, nil); !errors.Is(err, failure) {
+	if _, err := s.Ensure(t.Context(), fakeName, PullMissing, nil); !errors.Is(err, failure) {
 		t.Fatalf("got %v", err)
 	}
 	wantFiles(t, s)
 	fail = false
-	if _, err := s.Ensure(t.Context(), fakeName, nil); err != nil {
+	if _, err := s.Ensure(t.Context(), fakeName, PullMissing, nil); err != nil {
 		t.Fatal(err)
 	}
 	if n := countBuilds(t, builds); n != 2 {
@@ -159,7 +176,7 @@ func TestFailedBuild(t *testing.T) {
 
 func TestAdopt(t *testing.T) {
 	s, builds := fakeStore(t, nil)
-	img, err := s.Ensure(t.Context(), fakeName, nil)
+	img, err := s.Ensure(t.Context(), fakeName, PullMissing, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +188,7 @@ func TestAdopt(t *testing.T) {
 	if _, err := s.Get(fakeName); !errors.Is(err, ErrNotFound) {
 		t.Fatalf("Get without a link: %v", err)
 	}
-	again, err := s.Ensure(t.Context(), fakeName, nil)
+	again, err := s.Ensure(t.Context(), fakeName, PullMissing, nil)
 	if err != nil || again.ID != img.ID || countBuilds(t, builds) != 1 {
 		t.Errorf("got %v, %v after %d builds", again, err, countBuilds(t, builds))
 	}
@@ -182,7 +199,7 @@ func TestAdopt(t *testing.T) {
 func TestDamaged(t *testing.T) {
 	for _, file := range []string{kernelFile, rootFSFile, modulesDir + "/a.ko", manifestFile, ""} {
 		s, builds := fakeStore(t, nil)
-		img, err := s.Ensure(t.Context(), fakeName, nil)
+		img, err := s.Ensure(t.Context(), fakeName, PullMissing, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -192,7 +209,7 @@ func TestDamaged(t *testing.T) {
 		if _, err := s.Get(fakeName); !errors.Is(err, ErrNotFound) {
 			t.Errorf("Get without %q: %v", file, err)
 		}
-		if _, err := s.Ensure(t.Context(), fakeName, nil); err != nil {
+		if _, err := s.Ensure(t.Context(), fakeName, PullMissing, nil); err != nil {
 			t.Errorf("Ensure without %q: %v", file, err)
 		}
 		if n := countBuilds(t, builds); n != 2 {
@@ -203,7 +220,7 @@ func TestDamaged(t *testing.T) {
 
 func TestBadRecord(t *testing.T) {
 	s, _ := fakeStore(t, nil)
-	img, err := s.Ensure(t.Context(), fakeName, nil)
+	img, err := s.Ensure(t.Context(), fakeName, PullMissing, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -264,7 +281,7 @@ func TestInitrdKey(t *testing.T) {
 
 func TestInitrd(t *testing.T) {
 	s, _ := fakeStore(t, nil)
-	img, err := s.Ensure(t.Context(), fakeName, nil)
+	img, err := s.Ensure(t.Context(), fakeName, PullMissing, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

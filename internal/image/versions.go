@@ -33,10 +33,11 @@ func (s *Store) List() ([]Version, error) {
 			return nil, fmt.Errorf("list images: %w", err)
 		}
 		for _, e := range entries {
-			if CheckName(e.Name()) != nil {
+			name, err := nameOfDir(e.Name())
+			if err != nil {
 				continue
 			}
-			for _, v := range versions(e.Name(), filepath.Join(dir, e.Name())) {
+			for _, v := range versions(name, filepath.Join(dir, e.Name())) {
 				v.Shared = i > 0
 				known := func(have Version) bool { return have.Name == v.Name && have.ID == v.ID }
 				if !slices.ContainsFunc(list, known) {

@@ -96,11 +96,11 @@ func (h *Host) checkImage() Check {
 	case err != nil:
 		return Check{name, VerdictBroken, err.Error(), ""}
 	}
-	size, err := img.DiskUsage()
+	usage, err := img.Usage()
 	if err != nil {
 		return Check{name, VerdictBroken, err.Error(), ""}
 	}
-	return Check{name, VerdictOK, fmt.Sprintf("%s, %d MB in %s", img.Description, size/1e6, img.Dir), ""}
+	return Check{name, VerdictOK, fmt.Sprintf("%s, %d MB in %s", img.Description, usage.Bytes/1e6, img.Dir), ""}
 }
 
 func (h *Host) checkAccelerator(ctx context.Context) Check {

@@ -21,7 +21,7 @@ func newTestHost(t *testing.T) (h *Host, sharedImages string) {
 		t.Fatal(err)
 	}
 	sharedImages = t.TempDir()
-	h.images = image.NewStore(h.store.Images(), []string{sharedImages}, h.opts.Log)
+	h.images = image.NewStore(image.Options{Dir: h.store.Images(), Shared: []string{sharedImages}, Log: h.opts.Log})
 	return h, sharedImages
 }
 

@@ -37,6 +37,8 @@ type Options struct {
 	// returns before it is the owner no longer. It may be nil.
 	Claimed func(*VM) (released func(), err error)
 	Version string // of SmolVM, for people
+	// InsecureRegistries allows plain HTTP, and TLS with any certificate, where images are fetched.
+	InsecureRegistries bool
 }
 
 // Host is this computer as the VMs of one data directory use it.
@@ -79,7 +81,7 @@ func NewHost(opts Options) (*Host, error) {
 	return &Host{
 		opts:      opts,
 		store:     st,
-		images:    image.NewStore(st.Images(), shared, opts.Log),
+		images:    image.NewStore(image.Options{Dir: st.Images(), Shared: shared, Log: opts.Log, Insecure: opts.InsecureRegistries}),
 		templates: template.NewStore(filepath.Join(st.Cache(), templatesDir), opts.Log),
 		layers:    layer.NewStore(st.Layers()),
 		network:   network.NewHost(network.Options{Log: opts.Log}),
@@ -133,9 +135,4 @@ func (h *Host) Writable() error { return h.store.Writable() }
 // Entry is what the data directory tells of a VM.
 func (h *Host) Entry(ctx context.Context, name string) (store.Entry, error) {
 	return h.store.Get(ctx, name)
-}
-
-// Image returns the image called name, which is made first if there is none.
-func (h *Host) Image(ctx context.Context, name string) (*image.Image, error) {
-	return h.images.Ensure(ctx, name, h.opts.Progress)
 }

@@ -16,16 +16,23 @@ type ImageInfo struct {
 	Name        string    `json:"name"`
 	ID          string    `json:"id"`
 	Description string    `json:"description"`
-	From        string    `json:"from,omitempty"`     // the root filesystem it was made of, as in BuildOptions
+	From        string    `json:"from,omitempty"`     // what it was made of, as in BuildOptions
+	Digest      string    `json:"digest,omitempty"`   // of the container image that it was made of
 	Packages    []string  `json:"packages,omitempty"` // that it was built with beside the usual ones
 	Created     time.Time `json:"created"`
 	Kernel      string    `json:"kernel"`
 	Dir         string    `json:"dir"`
-	Size        int64     `json:"bytes"`            // on the host's disk
-	Current     bool      `json:"current"`          // it is what the name means now
-	Shared      bool      `json:"shared,omitempty"` // it is in root's data directory, not in this one
-	VMs         []string  `json:"vms"`              // the VMs of this data directory that are made on it
+	Size        int64     `json:"bytes"`                  // on the host's disk
+	SharedSize  int64     `json:"shared_bytes,omitempty"` // of these, what other images have too: the kernel
+	Current     bool      `json:"current"`                // it is what the name means now
+	Shared      bool      `json:"shared,omitempty"`       // it is in root's data directory, not in this one
+	VMs         []string  `json:"vms"`                    // the VMs of this data directory that are made on it
+	// Config is what the container image says of the commands that run in it.
+	Config ImageConfig `json:"config,omitzero"`
 }
+
+// ImageConfig is what a container image says of how it is to be run.
+type ImageConfig = image.Config
 
 // Images returns all images by name, of each name the current version first. Those that are
 // damaged are left out.
@@ -53,12 +60,12 @@ func (h *Host) Images(ctx context.Context) ([]ImageInfo, error) {
 	return infos, nil
 }
 
-// Pull makes sure that an image is there. The one that is built when it is needed is made if
-// there is none; of any other name, the error wraps image.ErrNotFound.
+// Pull makes sure that an image is there and, if it is from a registry, that it is the one that
+// its name means there now. The error wraps image.ErrNotFound if there is none.
 func (h *Host) Pull(ctx context.Context, name string) (ImageInfo, error) {
-	img, err := h.Image(ctx, name)
+	img, err := h.images.Ensure(ctx, name, image.PullAlways, h.opts.Progress)
 	if err != nil {
-		return ImageInfo{}, err
+		return ImageInfo{}, badOrigin(err)
 	}
 	return h.currentImage(ctx, img)
 }
@@ -71,9 +78,24 @@ type BuildOptions = image.BuildOptions
 // image can be made of opts.From, and image.ErrInvalidName.
 func (h *Host) BuildImage(ctx context.Context, name string, opts BuildOptions) (ImageInfo, error) {
 	img, err := h.images.Build(ctx, name, opts, h.opts.Progress)
-	if errors.Is(err, image.ErrPackage) || errors.Is(err, image.ErrOrigin) {
-		err = fmt.Errorf("%w: %w", ErrInvalidOption, err)
+	if err != nil {
+		return ImageInfo{}, badOrigin(err)
 	}
+	return h.currentImage(ctx, img)
+}
+
+// badOrigin wraps ErrInvalidOption if an image cannot be made of what was said.
+func badOrigin(err error) error {
+	if errors.Is(err, image.ErrPackage) || errors.Is(err, image.ErrOrigin) {
+		return fmt.Errorf("%w: %w", ErrInvalidOption, err)
+	}
+	return err
+}
+
+// InspectImage tells about the image that a name means. The error wraps image.ErrNotFound if there
+// is none.
+func (h *Host) InspectImage(ctx context.Context, name string) (ImageInfo, error) {
+	img, err := h.images.Get(name)
 	if err != nil {
 		return ImageInfo{}, err
 	}
@@ -132,13 +154,14 @@ func (h *Host) currentImage(ctx context.Context, img *image.Image) (ImageInfo, e
 }
 
 func describeImage(v image.Version, users imageUsers) (ImageInfo, error) {
-	size, err := v.DiskUsage()
+	usage, err := v.Usage()
 	if err != nil {
 		return ImageInfo{}, err
 	}
 	return ImageInfo{
-		Name: v.Name, ID: v.ID, Description: v.Description, From: v.From, Packages: v.Packages, Created: v.Created, Kernel: v.KernelVersion,
-		Dir: v.Dir, Size: size, Current: v.Current, Shared: v.Shared, VMs: users.of(v.Image),
+		Name: v.Name, ID: v.ID, Description: v.Description, From: v.From, Digest: v.Digest, Packages: v.Packages, Created: v.Created,
+		Kernel: v.KernelVersion, Dir: v.Dir, Size: usage.Bytes, SharedSize: usage.Shared, Current: v.Current, Shared: v.Shared,
+		VMs: users.of(v.Image), Config: v.Config,
 	}, nil
 }
 

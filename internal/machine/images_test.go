@@ -57,7 +57,7 @@ func TestImages(t *testing.T) {
 	if err != nil || info.ID != "3" || !info.Shared || !info.Current || !slices.Equal(info.VMs, []string{"c"}) {
 		t.Errorf("Pull: %+v, %v", info, err)
 	}
-	if _, err := h.Pull(t.Context(), "unknown"); !errors.Is(err, image.ErrNotFound) {
+	if _, err := h.Pull(t.Context(), "127.0.0.1:1/unknown"); !errors.Is(err, image.ErrNotFound) {
 		t.Errorf("Pull of what cannot be made: %v", err)
 	}
 	if _, err := h.BuildImage(t.Context(), "new", BuildOptions{Packages: []string{"-o"}}); !errors.Is(err, ErrInvalidOption) {

@@ -26,7 +26,7 @@ const (
 	PrunedVM       = "vm"
 	PrunedImage    = "image"
 	PrunedTemplate = "template" // it is made again when it is needed
-	PrunedLeftover = "leftover" // what a killed build left, or a boot that will not be repeated
+	PrunedLeftover = "leftover" // what a killed build left, or a boot that will not be repeated, or was fetched
 )
 
 // Pruned is one thing that Prune removes.
@@ -148,11 +148,11 @@ func (h *Host) pruneImages(ctx context.Context, gone []string, dryRun bool) ([]P
 		var unused []image.Version
 		var told []Pruned
 		if dryRun {
-			unused, told, err = h.unusedImages(ctx, byName[name], gone)
+			unused, told, err = h.unusedImages(ctx, byName[name], gone, doomed)
 		} else {
 			// By now there may be a new VM by the name of one that is gone.
 			err = h.images.Remove(ctx, name, func(versions []image.Version) (_ []image.Version, err error) {
-				unused, told, err = h.unusedImages(ctx, versions, nil)
+				unused, told, err = h.unusedImages(ctx, versions, nil, nil)
 				return unused, err
 			})
 		}
@@ -170,8 +170,8 @@ func (h *Host) pruneImages(ctx context.Context, gone []string, dryRun bool) ([]P
 }
 
 // unusedImages chooses, of the versions of an image, those that no VM is made on but those
-// that are gone.
-func (h *Host) unusedImages(ctx context.Context, versions []image.Version, gone []string) (unused []image.Version, told []Pruned, err error) {
+// that are gone. It tells what removing them frees once those are removed that are doomed already.
+func (h *Host) unusedImages(ctx context.Context, versions []image.Version, gone []string, doomed []image.Version) (unused []image.Version, told []Pruned, err error) {
 	users, err := h.imageUsers(ctx, gone)
 	if err == nil {
 		err = users.unknown()
@@ -179,19 +179,34 @@ func (h *Host) unusedImages(ctx context.Context, versions []image.Version, gone 
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot remove image %q: %w", versions[0].Name, err)
 	}
+	freed, err := freedBy(doomed)
+	if err != nil {
+		return nil, nil, err
+	}
 	for _, v := range versions {
 		if len(users.of(v.Image)) > 0 || len(users.copiesOf(v.Image)) > 0 || v.InUse() {
 			continue
 		}
-		size, err := v.DiskUsage()
+		unused = append(unused, v)
+		all, err := freedBy(append(slices.Clone(doomed), unused...))
 		if err != nil {
 			return nil, nil, err
 		}
-		unused = append(unused, v)
-		told = append(told, Pruned{Kind: PrunedImage, Name: v.Name, ID: v.ID, Bytes: size})
+		told = append(told, Pruned{Kind: PrunedImage, Name: v.Name, ID: v.ID, Bytes: all - freed})
+		freed = all
 	}
 	slices.SortFunc(told, func(a, b Pruned) int { return strings.Compare(a.ID, b.ID) })
 	return unused, told, nil
+}
+
+// freedBy returns how many bytes removing images frees, of which several may share a kernel.
+func freedBy(images []image.Version) (int64, error) {
+	dirs := make([]string, 0, len(images))
+	for _, v := range images {
+		dirs = append(dirs, v.Dir)
+	}
+	usage, err := image.MeasureUsage(dirs...)
+	return usage.Bytes - usage.Shared, err
 }
 
 // pruneTemplates removes all templates that nobody is making.

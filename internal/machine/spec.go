@@ -3,6 +3,7 @@ package machine
 import (
 	"fmt"
 
+	"github.com/smolvm/smolvm/internal/image"
 	"github.com/smolvm/smolvm/internal/store"
 )
 
@@ -25,11 +26,12 @@ const (
 
 // Spec is what a VM is made from. Zero values stand for the defaults.
 type Spec struct {
-	Name      string // default: a generated one
-	Image     string // default: DefaultImage
-	MemoryMiB int    // default: 512
-	CPUs      int    // default: 1
-	DiskSize  int64  // bytes, of which a sector's are rounded up; default, and least: the image's
+	Name      string           // default: a generated one
+	Image     string           // default: DefaultImage
+	Pull      image.PullPolicy // default: image.PullMissing
+	MemoryMiB int              // default: 512
+	CPUs      int              // default: 1
+	DiskSize  int64            // bytes, of which a sector's are rounded up; default, and least: the image's
 	Env       []string
 	Network   NetworkMode // default: NetworkAuto
 	Keep      bool        // the VM outlives the program that made it
@@ -57,6 +59,9 @@ func (s Spec) complete() (Spec, error) {
 	if s.Image == "" {
 		s.Image = DefaultImage
 	}
+	if s.Pull == "" {
+		s.Pull = image.PullMissing
+	}
 	if s.MemoryMiB == 0 {
 		s.MemoryMiB = 512
 	}
@@ -74,6 +79,12 @@ func (s Spec) complete() (Spec, error) {
 	default:
 		return s, fmt.Errorf("%w: network must be %s, %s, %s or %s, not %q", ErrInvalidOption,
 			NetworkAuto, NetworkNAT, NetworkUser, NetworkNone, s.Network)
+	}
+	switch s.Pull {
+	case image.PullMissing, image.PullAlways, image.PullNever:
+	default:
+		return s, fmt.Errorf("%w: pull policy must be %s, %s or %s, not %q", ErrInvalidOption,
+			image.PullMissing, image.PullAlways, image.PullNever, s.Pull)
 	}
 	if s.MemoryMiB < minMemoryMiB || s.MemoryMiB > maxMemoryMiB {
 		return s, fmt.Errorf("%w: memory must be %d to %d MiB, not %d", ErrInvalidOption, minMemoryMiB, maxMemoryMiB, s.MemoryMiB)

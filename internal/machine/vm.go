@@ -56,7 +56,7 @@ func (h *Host) Create(ctx context.Context, spec Spec) (*VM, error) {
 		return nil, err
 	}
 	// Nobody removes the image before the record says that it is in use.
-	img, release, err := h.images.Acquire(ctx, spec.Image, h.opts.Progress)
+	img, release, err := h.images.Acquire(ctx, spec.Image, spec.Pull, h.opts.Progress)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,11 +52,15 @@ func parseConfig(data []byte, layers int) (configFile, error) {
 
 // public is the part of it that others need.
 func (c configFile) public() Config {
+	dir := c.Config.WorkingDir
+	if dir != "" {
+		dir = path.Join("/", dir)
+	}
 	return Config{
 		Entrypoint:   c.Config.Entrypoint,
 		Cmd:          c.Config.Cmd,
 		Env:          c.Config.Env,
-		WorkingDir:   c.Config.WorkingDir,
+		WorkingDir:   dir,
 		User:         c.Config.User,
 		ExposedPorts: exposedPorts(c.Config.ExposedPorts),
 		StopSignal:   c.Config.StopSignal,

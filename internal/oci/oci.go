@@ -52,18 +52,19 @@ type Image struct {
 	cache     *blob.Store
 }
 
-// Config is what an image says of how it is to be run. All of it is the image's own word.
+// Config is what an image says of how it is to be run. All of it is the image's own word. The zero
+// value says nothing.
 type Config struct {
-	Entrypoint   []string
-	Cmd          []string
-	Env          []string // "NAME=value"
-	WorkingDir   string
-	User         string   // "user", "uid", "user:group"
-	ExposedPorts []string // "80/tcp", sorted by number
-	StopSignal   string
-	Labels       map[string]string
-	Volumes      []string  // paths, sorted
-	Created      time.Time // zero if it does not say
+	Entrypoint   []string          `json:"entrypoint,omitempty"`    // what begins its own command
+	Cmd          []string          `json:"cmd,omitempty"`           // the rest of its own command
+	Env          []string          `json:"env,omitempty"`           // "NAME=value"
+	WorkingDir   string            `json:"working_dir,omitempty"`   // from the root, or empty
+	User         string            `json:"user,omitempty"`          // name or number, ":GROUP" may follow
+	ExposedPorts []string          `json:"exposed_ports,omitempty"` // "80/tcp", sorted by number
+	StopSignal   string            `json:"stop_signal,omitempty"`   // what ends its own command: a name or number, as it says it
+	Labels       map[string]string `json:"labels,omitempty"`
+	Volumes      []string          `json:"volumes,omitempty"` // paths, sorted
+	Created      time.Time         `json:"created,omitzero"`  // zero if it does not say
 }
 
 // Layer is a layer of an image, which is in the cache.

@@ -21,34 +21,49 @@ import (
 // It fails with ErrNotFound, ErrPlatform, ErrAccess, ErrInvalid, ErrTooLarge, ErrPlainHTTP,
 // ErrStalled, blob.ErrDigest, or an error of the network or the disk. When ctx ends, so does it.
 func Resolve(ctx context.Context, ref Reference, opts Options) (*Image, error) {
+	return with(ctx, ref, opts, func(r *resolver) (*Image, error) { return r.image(ctx) })
+}
+
+// Digest finds the image as Resolve does, without what it consists of, and returns the digest of
+// its manifest for the platform.
+func Digest(ctx context.Context, ref Reference, opts Options) (string, error) {
+	return with(ctx, ref, opts, func(r *resolver) (string, error) {
+		desc, _, err := r.manifest(ctx)
+		return desc.Digest, err
+	})
+}
+
+// with does something with the resolver of a reference.
+func with[T any](ctx context.Context, ref Reference, opts Options, do func(*resolver) (T, error)) (T, error) {
+	var none T
 	opts, err := opts.withDefaults()
 	if err != nil {
-		return nil, fmt.Errorf("get image: %w", err)
+		return none, fmt.Errorf("get image: %w", err)
 	}
 	if ref.Digest != "" {
 		if _, err := blob.ParseDigest(ref.Digest); err != nil {
-			return nil, fmt.Errorf("get image: %w: %w", ErrReference, err)
+			return none, fmt.Errorf("get image: %w: %w", ErrReference, err)
 		}
 	}
 	hold, err := opts.Cache.Hold(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("get image: %w", err)
+		return none, fmt.Errorf("get image: %w", err)
 	}
-	image, err := resolve(ctx, ref, opts)
+	got, err := resolve(ctx, ref, opts, do)
 	if err := errors.Join(err, hold.Close()); err != nil {
-		return nil, fmt.Errorf("get image %s: %w", ref.Familiar(), err)
+		return none, fmt.Errorf("get image %s: %w", ref.Familiar(), err)
 	}
-	return image, nil
+	return got, nil
 }
 
-func resolve(ctx context.Context, ref Reference, opts Options) (image *Image, err error) {
+func resolve[T any](ctx context.Context, ref Reference, opts Options, do func(*resolver) (T, error)) (_ T, err error) {
 	src, err := openSource(ctx, ref, opts)
 	if err != nil {
-		return nil, err
+		var none T
+		return none, err
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
-	r := &resolver{fetcher{src, opts}}
-	return r.image(ctx)
+	return do(&resolver{fetcher{src, opts}})
 }
 
 // resolver finds one image.

@@ -115,7 +115,10 @@ func (p *patient) again(ctx context.Context, resp *http.Response, err error, fai
 		return 0, false
 	}
 	if err != nil {
-		return p.patience.wait(failures), passing(err)
+		// Who gets no answer at all to the first question is told soon: the name may be wrong.
+		const mostGreetings = 2
+		first := ctx.Value(greeting{}) != nil
+		return p.patience.wait(failures), passing(err) && (!first || failures < mostGreetings)
 	}
 	switch resp.StatusCode {
 	case http.StatusTooManyRequests, http.StatusRequestTimeout, http.StatusInternalServerError,
@@ -137,7 +140,7 @@ func passing(err error) bool {
 	var alert tls.AlertError
 	switch {
 	case errors.Is(err, ErrPlainHTTP), errors.Is(err, http.ErrSchemeMismatch):
-	case errors.As(err, &dns) && dns.IsNotFound:
+	case errors.As(err, &dns) && (dns.IsNotFound || !dns.IsTemporary && !dns.IsTimeout):
 	case errors.As(err, &certificate), errors.As(err, &record), errors.As(err, &alert):
 	default:
 		return true

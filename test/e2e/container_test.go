@@ -13,20 +13,34 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/smolvm/smolvm/internal/oci/registrytest"
 )
 
-// container oci DIR TAG... writes an OCI layout with an image by each of the tags, and
-// container docker-archive FILE NAME:TAG writes what docker save would.
+// container oci DIR TAG... writes an OCI layout with an image by each of the tags, container
+// docker-archive FILE NAME:TAG writes what docker save would, and container registry HOST/NAME:TAG
+// [TEXT] pushes it to a registry, with that text in it.
 //
 // The image has busybox and a user called web, and a layer that takes one file away and puts another
 // one there. Its command runs a shell as web in a directory that is in no layer.
 func container(ts *testscript.TestScript, _ bool, args []string) {
-	img, err := containerImage()
+	text := "from above"
+	if args[0] == "registry" && len(args) > 2 {
+		text = args[2]
+	}
+	img, err := containerImage(text)
 	ts.Check(err)
 	to := ts.MkAbs(args[1])
-	if args[0] == "docker-archive" {
+	switch args[0] {
+	case "registry":
+		to, err := name.ParseReference(args[1])
+		ts.Check(err)
+		ts.Check(remote.Write(to, img))
+		return
+	case "docker-archive":
 		tag, err := name.NewTag(args[2])
 		ts.Check(err)
 		ts.Check(tarball.WriteToFile(to, tag, img))
@@ -39,7 +53,29 @@ func container(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-func containerImage() (v1.Image, error) {
+// registries are those of a script, by the variables that have their addresses.
+type registries map[string]*registrytest.Server
+
+type registriesKey struct{}
+
+// registry NAME starts a registry, and sets a variable to its address; registry NAME stop ends it.
+func registry(ts *testscript.TestScript, _ bool, args []string) {
+	all := ts.Value(registriesKey{}).(registries)
+	if len(args) > 1 {
+		ts.Check(all[args[0]].Kill())
+		return
+	}
+	dir := ts.MkAbs("registry-" + args[0])
+	ts.Check(os.Mkdir(dir, 0o700))
+	s, err := registrytest.New(dir, "")
+	ts.Check(err)
+	ts.Defer(func() { _ = s.Kill() })
+	all[args[0]] = s
+	ts.Setenv(args[0], s.Addr)
+}
+
+// containerImage returns an image with that text in /srv/new.
+func containerImage(text string) (v1.Image, error) {
 	busybox, err := os.ReadFile("/bin/busybox")
 	if err != nil {
 		return nil, err
@@ -53,7 +89,7 @@ func containerImage() (v1.Image, error) {
 		lower = append(lower, tar.Header{Name: "bin/" + applet, Typeflag: tar.TypeSymlink, Linkname: "busybox"})
 	}
 	contents := map[string][]byte{
-		"bin/busybox": busybox, "etc/passwd": []byte("root:x:0:0::/root:/bin/sh\nweb:x:1234:99::/home:/bin/sh\n"), "srv/new": []byte("from above\n"),
+		"bin/busybox": busybox, "etc/passwd": []byte("root:x:0:0::/root:/bin/sh\nweb:x:1234:99::/home:/bin/sh\n"), "srv/new": []byte(text + "\n"),
 	}
 	upper := []tar.Header{
 		{Name: "srv/.wh.old", Typeflag: tar.TypeReg, Mode: 0o644},

@@ -53,6 +53,7 @@ func setUpScript(env *testscript.Env) error {
 	env.Setenv("SMOLVM_CONFIG", filepath.Join(env.WorkDir, "config.toml"))
 	env.Setenv("TERM", "xterm")
 	env.Setenv("NEIGHBOUR", "http://"+neighbourAddress+":8080")
+	env.Values[registriesKey{}] = registries{}
 	env.Defer(func() {
 		// A script that failed leaves its VMs; one that passed must not.
 		if left := removeVMs(env.WorkDir, env.T().Log); len(left) > 0 {
@@ -84,6 +85,7 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 	return map[string]func(*testscript.TestScript, bool, []string){
 		"dialogue":  dialogue,
 		"container": container,
+		"registry":  registry,
 		// exits CODE PROGRAM ARG... runs a program that must end with that exit code.
 		"exits": func(ts *testscript.TestScript, neg bool, args []string) {
 			want, err := strconv.Atoi(args[0])

@@ -95,7 +95,7 @@ func makeTestGuest(store string) (err error) {
 	if err != nil {
 		return err
 	}
-	images := image.NewStore(filepath.Join(testGuest.dir, "images"), []string{store}, slog.New(slog.DiscardHandler))
+	images := image.NewStore(image.Options{Dir: filepath.Join(testGuest.dir, "images"), Shared: []string{store}, Log: slog.New(slog.DiscardHandler)})
 	img, err := images.Get("debian")
 	if err != nil {
 		return err

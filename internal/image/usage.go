@@ -1,0 +1,89 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"syscall"
+)
+
+// Usage is what something occupies on disk, in bytes.
+type Usage struct {
+	Bytes int64
+	// Shared of them are in files that others have too, under other names: removing one of them
+	// alone does not free these.
+	Shared int64
+}
+
+// Usage returns what the image occupies. Images that are made with the same kernel share it.
+func (img *Image) Usage() (Usage, error) {
+	u, err := MeasureUsage(img.Dir)
+	if err != nil {
+		return Usage{}, fmt.Errorf("measure image %q: %w", img.Name, err)
+	}
+	return u, nil
+}
+
+// DiskUsage returns how many bytes a file, or a directory with all that is in it, occupies
+// on disk. What vanishes meanwhile, or does not exist, occupies nothing.
+func DiskUsage(path string) (int64, error) {
+	u, err := MeasureUsage(path)
+	return u.Bytes, err
+}
+
+// MeasureUsage returns what files, or directories with all that is in them, occupy together.
+// What vanishes meanwhile, or does not exist, occupies nothing.
+func MeasureUsage(paths ...string) (Usage, error) {
+	var u Usage
+	files := map[[2]uint64]*linked{}
+	for _, path := range paths {
+		if err := measure(path, &u, files); err != nil {
+			return Usage{}, err
+		}
+	}
+	for _, f := range files {
+		u.Bytes += f.bytes
+		if f.here < f.links {
+			u.Shared += f.bytes
+		}
+	}
+	return u, nil
+}
+
+// linked is a file with several names.
+type linked struct {
+	bytes       int64
+	here, links uint64 // how many of its names were seen, and how many there are
+}
+
+// measure counts what is at path, but for files with several names, which it adds to files.
+func measure(path string, u *Usage, files map[[2]uint64]*linked) error {
+	return filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
+		var info fs.FileInfo
+		if err == nil {
+			info, err = d.Info()
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		stat, ok := info.Sys().(*syscall.Stat_t)
+		if !ok {
+			return nil
+		}
+		const blockSize = 512 // the unit of st_blocks, whatever the filesystem's
+		bytes := stat.Blocks * blockSize
+		if d.IsDir() || stat.Nlink == 1 {
+			u.Bytes += bytes
+			return nil
+		}
+		key := [2]uint64{stat.Dev, stat.Ino}
+		if files[key] == nil {
+			files[key] = &linked{bytes: bytes, links: stat.Nlink}
+		}
+		files[key].here++
+		return nil
+	})
+}
