@@ -5,7 +5,7 @@ set -euo pipefail
 
 packages=(
   qemu-system-x86             # the virtual machines
-  mmdebstrap e2fsprogs xz-utils # the default image
+  mmdebstrap e2fsprogs kmod xz-utils # the default image
   slirp4netns                 # egress for VMs of unprivileged users
   gcc libc6-dev               # the race detector of the tests
   qemu-utils                  # flattens the disks of VMs that were copied often

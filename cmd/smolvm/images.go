@@ -125,11 +125,15 @@ VMs that were made on the former one keep it.`,
   smolvm build mine --from dir:./rootfs
   docker save web >web.tar && smolvm build web --from docker-archive:web.tar
   smolvm build app --from oci:./layout:latest
-  smolvm build py --from docker://python:3.13-alpine`,
+  smolvm build py --from docker://python:3.13-alpine
+  smolvm build lab --kernel linux-image-amd64
+  smolvm build mine --from dir:./rootfs --kernel ./arch/x86/boot/bzImage --modules ./modules`,
 		Args: argsOfUse,
 	}
 	cmd.Flags().StringArrayVar(&build.Packages, "package", nil, "Debian `package` to install beside the usual ones (may be repeated)")
 	cmd.Flags().StringVar(&build.From, "from", "", "make it of a root filesystem or a container image: `tar:FILE`, dir:PATH, docker://NAME, docker-archive:FILE[:NAME:TAG], oci-archive:FILE[:TAG] or oci:PATH[:TAG]")
+	cmd.Flags().StringVar(&build.Kernel, "kernel", "", "its kernel, in place of the usual one: a `file` like ./vmlinuz, or a package like linux-image-amd64")
+	cmd.Flags().StringVar(&build.KernelModules, "modules", "", "`directory` with the modules of a kernel that is a file (default: /lib/modules/VERSION)")
 	f.register(cmd)
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

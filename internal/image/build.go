@@ -23,6 +23,14 @@ type BuildOptions struct {
 	// "docker-archive:FILE:NAME:TAG", what docker save writes. The kernel is that of the image
 	// "debian", which is built first if there is none.
 	From string
+	// Kernel is the kernel of the image, in place of the usual one of the distribution: a file, whose
+	// path has a slash in it, as a bzImage or an ELF program; or a package that has one, such as
+	// "linux-image-amd64".
+	Kernel string
+	// KernelModules is the directory with the modules of a kernel that is a file. The default is
+	// where they usually are, /lib/modules/VERSION; a kernel that has all drivers built in which
+	// booting needs, and its configuration, needs none.
+	KernelModules string
 }
 
 // Build builds the image anew, under any name, and makes it what the name means. Unless it is
@@ -30,9 +38,13 @@ type BuildOptions struct {
 // name meant before is kept: see Remove. progress is called as Ensure calls it, and the same
 // holds when ctx ends.
 //
-// It fails with ErrInvalidName, ErrPackage if there is no such package, or ErrOrigin.
+// It fails with ErrInvalidName, ErrPackage if there is no such package, ErrOrigin or ErrKernel.
 func (s *Store) Build(ctx context.Context, name string, opts BuildOptions, progress func(Progress)) (*Image, error) {
 	name, err := ParseName(name)
+	if err != nil {
+		return nil, err
+	}
+	choice, err := chooseKernel(opts)
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +58,7 @@ func (s *Store) Build(ctx context.Context, name string, opts BuildOptions, progr
 			return nil, err
 		}
 		defer h.leave()
-		return s.build(ctx, h, s.source, packages, progress)
+		return s.build(ctx, h, s.source, Job{Packages: packages, Kernel: choice, report: progress})
 	}
 	from, err := checkOrigin(name, opts)
 	if err != nil {
@@ -57,18 +69,21 @@ func (s *Store) Build(ctx context.Context, name string, opts BuildOptions, progr
 		return nil, err
 	}
 	defer h.leave()
-	return s.makeOf(ctx, h, from, progress)
+	return s.makeOf(ctx, h, from, choice, progress)
 }
 
 // makeOf makes an image of what somebody has.
-func (s *Store) makeOf(ctx context.Context, h *home, from oci.Reference, progress func(Progress)) (*Image, error) {
+func (s *Store) makeOf(ctx context.Context, h *home, from oci.Reference, choice kernelChoice, progress func(Progress)) (*Image, error) {
+	if !choice.isUsual() {
+		return s.build(ctx, h, &imported{store: s, from: from, kernel: choice}, Job{report: progress})
+	}
 	// After the directory of the name, as who removes images takes them.
 	base, release, err := s.Acquire(ctx, Default, PullMissing, progress)
 	if err != nil {
 		return nil, fmt.Errorf("get a kernel for image %q: %w", h.name, err)
 	}
 	defer release()
-	return s.build(ctx, h, &imported{store: s, from: from, base: base}, nil, progress)
+	return s.build(ctx, h, &imported{store: s, from: from, kernel: &imageKernel{base}}, Job{report: progress})
 }
 
 // enterToBuild takes the directory of a name for a build.
@@ -86,17 +101,18 @@ func (s *Store) enterToBuild(ctx context.Context, name string, progress func(Pro
 	return h, nil
 }
 
-// build builds an image and makes it the current one. It leaves nothing else.
-func (s *Store) build(ctx context.Context, h *home, source Source, packages []string, progress func(Progress)) (*Image, error) {
+// build does a job that says what is wanted, and makes the image the current one. It leaves
+// nothing else.
+func (s *Store) build(ctx context.Context, h *home, source Source, job Job) (*Image, error) {
 	dir, err := os.MkdirTemp(h.dir, buildPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("make build directory: %w", err)
 	}
-	if progress == nil {
-		progress = func(Progress) {}
+	if job.report == nil {
+		job.report = func(Progress) {}
 	}
-	job := &Job{Dir: dir, Packages: packages, Log: s.log.With("image", h.name), report: progress, lock: h.lock}
-	img, err := s.make(ctx, h, source, job)
+	job.Dir, job.Log, job.lock = dir, s.log.With("image", h.name), h.lock
+	img, err := s.make(ctx, h, source, &job)
 	// The clean-up must happen though ctx ended.
 	s.sweep(context.WithoutCancel(ctx), h.dir)
 	if err != nil {

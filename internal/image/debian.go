@@ -70,7 +70,7 @@ func (d *debian) Build(ctx context.Context, job *Job) (Manifest, error) {
 		return Manifest{}, h.explain(err)
 	}
 	job.Stage(stageModules, stages)
-	linux, err := tree.installKernel(ctx)
+	linux, modules, err := tree.installKernel(ctx)
 	if err != nil {
 		return Manifest{}, err
 	}
@@ -84,7 +84,7 @@ func (d *debian) Build(ctx context.Context, job *Job) (Manifest, error) {
 	return Manifest{
 		Description:   fmt.Sprintf("%s, Linux %s%s", h.release.Name, linux.version, withPackages(job.Packages)),
 		KernelVersion: linux.version,
-		Modules:       linux.bootFiles,
+		Modules:       modules,
 		Env: []string{
 			standardPath,
 			"LANG=C.UTF-8",
@@ -146,7 +146,7 @@ func kernelPackage(r apt.Release) string {
 func (h *host) findTools() error {
 	wanted := []tool{
 		{"mmdebstrap", "mmdebstrap"}, {"mke2fs", "e2fsprogs"}, {"dpkg-deb", "dpkg"},
-		{"apt-get", "apt"}, {"apt-config", "apt"}, {"apt-cache", "apt"},
+		{"apt-get", "apt"}, {"apt-config", "apt"}, {"apt-cache", "apt"}, {"depmod", "kmod"},
 	}
 	if !h.root {
 		wanted = append(wanted, tool{"fakeroot", "fakeroot"}, tool{"tar", "tar"}, tool{"newuidmap", "uidmap"})

@@ -59,9 +59,9 @@ func (s *Store) Ensure(ctx context.Context, what string, policy PullPolicy, prog
 		if img, err := h.adopt(); img != nil || err != nil {
 			return img, err
 		}
-		return s.build(ctx, h, s.source, nil, progress)
+		return s.build(ctx, h, s.source, Job{report: progress})
 	}
-	img, err = s.makeOf(ctx, h, r.from, progress)
+	img, err = s.makeOf(ctx, h, r.from, kernelChoice{}, progress)
 	if fetch, ok := errors.AsType[*fetchError](err); ok && ctx.Err() == nil {
 		err = fmt.Errorf("%w: %q is not here: %w", ErrNotFound, r.name, fetch.err)
 	}

@@ -18,12 +18,11 @@ import (
 	"github.com/smolvm/smolvm/internal/oci/blob"
 )
 
-// imported makes an image of a root filesystem, or a container image, that somebody has. Its
-// kernel is another image's.
+// imported makes an image of a root filesystem, or a container image, that somebody has.
 type imported struct {
-	store *Store
-	from  oci.Reference
-	base  *Image // has the kernel; must stay until Build has returned
+	store  *Store
+	from   oci.Reference
+	kernel kernelSource
 }
 
 var _ Source = (*imported)(nil)
@@ -39,7 +38,7 @@ const (
 
 // Build implements Source.
 func (i *imported) Build(ctx context.Context, job *Job) (Manifest, error) {
-	tools, err := findTools(tool{"mke2fs", "e2fsprogs"}, tool{"debugfs", "e2fsprogs"})
+	tools, err := findTools(append(i.kernel.tools(), tool{"mke2fs", "e2fsprogs"})...)
 	if err != nil {
 		return Manifest{}, err
 	}
@@ -51,9 +50,9 @@ func (i *imported) Build(ctx context.Context, job *Job) (Manifest, error) {
 		return Manifest{}, i.blame(err)
 	}
 	job.Stage(stageCopyKernel, contents.stages)
-	modules, err := i.takeKernel(ctx, job, tools["debugfs"], contents.tree)
+	version, modules, err := i.kernel.install(ctx, job, tools, contents.tree)
 	if err != nil {
-		return Manifest{}, err
+		return Manifest{}, i.blame(err)
 	}
 	job.Stage(stageWrite, contents.stages)
 	err = contents.tree.WriteExt4(ctx, filepath.Join(job.Dir, rootFSFile), rootfs.Ext4Options{
@@ -63,8 +62,8 @@ func (i *imported) Build(ctx context.Context, job *Job) (Manifest, error) {
 		return Manifest{}, i.blame(err)
 	}
 	return Manifest{
-		Description:   fmt.Sprintf("%s, Linux %s", i.describe(ctx, contents.tree), i.base.KernelVersion),
-		KernelVersion: i.base.KernelVersion,
+		Description:   fmt.Sprintf("%s, Linux %s", i.describe(ctx, contents.tree), version),
+		KernelVersion: version,
 		Modules:       modules,
 		Env:           []string{standardPath},
 		Config:        contents.config,
@@ -153,7 +152,7 @@ func roomFor(tree *rootfs.Tree) int64 {
 
 // blame wraps ErrOrigin if it is the origin that an import failed for.
 func (i *imported) blame(err error) error {
-	if _, ok := errors.AsType[*fetchError](err); ok && i.from.Kind == oci.Registry || errors.Is(err, ErrOrigin) {
+	if _, ok := errors.AsType[*fetchError](err); ok && i.from.Kind == oci.Registry || errors.Is(err, ErrOrigin) || errors.Is(err, ErrKernel) {
 		return err
 	}
 	for _, fault := range []error{
@@ -177,58 +176,4 @@ func (i *imported) describe(ctx context.Context, tree *rootfs.Tree) string {
 		return cmp.Or(release.Name, i.from.Familiar())
 	}
 	return cmp.Or(release.Name, filepath.Base(i.from.Path))
-}
-
-// takeKernel puts the kernel and the modules for booting into the image, and those for programs
-// into the tree. It returns the files of the former, in load order.
-func (i *imported) takeKernel(ctx context.Context, job *Job, debugfs string, tree *rootfs.Tree) ([]string, error) {
-	if err := share(i.base.Kernel, filepath.Join(job.Dir, kernelFile)); err != nil {
-		return nil, fmt.Errorf("copy kernel: %w", err)
-	}
-	if err := os.Mkdir(filepath.Join(job.Dir, modulesDir), 0o755); err != nil {
-		return nil, fmt.Errorf("copy kernel: %w", err)
-	}
-	var files []string
-	for _, module := range i.base.Modules {
-		file := filepath.Base(module)
-		if err := share(module, filepath.Join(job.Dir, modulesDir, file)); err != nil {
-			return nil, fmt.Errorf("copy kernel: %w", err)
-		}
-		files = append(files, file)
-	}
-	// The other modules are in the filesystem of the image that has the kernel, which nobody
-	// needs to mount. debugfs ends well whatever happened.
-	version := i.base.KernelVersion
-	if _, err := job.run(ctx, command{name: debugfs, args: []string{
-		"-R", "rdump " + path.Join(guestModulesDir, version) + " .", i.base.RootFS,
-	}}); err != nil {
-		return nil, err
-	}
-	from := filepath.Join(job.Dir, version)
-	if _, err := os.Stat(filepath.Join(from, "modules.dep")); err != nil {
-		return nil, fmt.Errorf("copy kernel modules from image %q: %w", i.base.Name, err)
-	}
-	if err := tree.AddDir(ctx, from, path.Join("lib/modules", version)); err != nil {
-		return nil, i.blame(fmt.Errorf("add kernel modules: %w", err))
-	}
-	return files, nil
-}
-
-// share gives a file that never changes a second name, or copies it where that cannot be: on
-// another filesystem, or of another user.
-func share(from, to string) error {
-	if os.Link(from, to) == nil {
-		return nil
-	}
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close() //nolint:errcheck // only read
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Close())
 }

@@ -5,19 +5,25 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/smolvm/smolvm/internal/image/kernel"
 )
 
 // bootModules are what a machine needs before it has a root filesystem: its bus, its
 // devices and the filesystem itself.
-func bootModules() []string {
-	return []string{"virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "ext4"}
+func bootModules() []string { return slices.Sorted(maps.Keys(bootDrivers())) }
+
+// bootDrivers are the options by which a kernel has bootModules built in.
+func bootDrivers() map[string]string {
+	return map[string]string{
+		"virtio_mmio": "CONFIG_VIRTIO_MMIO", "virtio_blk": "CONFIG_VIRTIO_BLK", "virtio_net": "CONFIG_VIRTIO_NET",
+		"virtio_console": "CONFIG_VIRTIO_CONSOLE", "ext4": "CONFIG_EXT4_FS",
+	}
 }
 
 // bootModulesIfAny are loaded too where the kernel has them as modules: a source of
@@ -45,18 +51,59 @@ func guestModules(m *kernel.Modules) []string {
 // guestModulesDir is where the root filesystem of debian has the modules for programs.
 const guestModulesDir = "usr/lib/modules"
 
-// linux is the kernel of an image.
+// linux is a kernel that is put into an image.
 type linux struct {
-	version   string
-	bootFiles []string // in the directory of modules, in load order
+	version string
+	vmlinux []byte
+	modules *kernel.Modules
+	dir     string   // of the modules on the host, a /lib/modules/VERSION; empty: there are none
+	boot    []string // the modules for booting, in load order
 }
 
-// installKernel unpacks the kernel's packages: the kernel and the modules for booting
-// beside the tree, the other modules into it.
-func (t *tree) installKernel(ctx context.Context) (*linux, error) {
-	unpacked := filepath.Join(t.job.Dir, "kernel")
-	if err := t.unpackKernel(ctx, unpacked); err != nil {
+// newLinux returns a kernel, whose modules are in the first of the directories that is there. It
+// fails with kernel.ErrUnsuitable or kernel.ErrNoModule unless a machine can boot it.
+func newLinux(ctx context.Context, file []byte, modules func(version string) []string) (*linux, error) {
+	vmlinux, err := kernel.Parse(ctx, file)
+	if err != nil {
 		return nil, err
+	}
+	l := &linux{vmlinux: vmlinux}
+	if l.version, err = kernel.Version(vmlinux); err != nil {
+		return nil, err
+	}
+	if err := kernel.CheckEntry(vmlinux); err != nil {
+		return nil, err
+	}
+	for _, dir := range modules(l.version) {
+		if isThere(dir) {
+			l.dir = dir
+			break
+		}
+	}
+	if l.dir == "" {
+		l.modules, err = kernel.BuiltIn(vmlinux, bootDrivers())
+	} else {
+		l.modules, err = kernel.OpenModules(l.dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find modules of Linux %s: %w", l.version, err)
+	}
+	if l.boot, err = l.modules.LoadOrder(slices.Concat(bootModules(), l.modules.Available(bootModulesIfAny()...))...); err != nil {
+		return nil, fmt.Errorf("cannot boot Linux %s: %w", l.version, err)
+	}
+	return l, l.modules.CheckVersion(l.version, l.boot...)
+}
+
+// linuxOfPackages unpacks a kernel's packages and returns what is in them.
+func (j *Job) linuxOfPackages(ctx context.Context, dpkgDeb string, debs []string) (*linux, error) {
+	if len(debs) == 0 {
+		return nil, errors.New("unpack kernel: its package was not downloaded")
+	}
+	unpacked := filepath.Join(j.Dir, "kernel")
+	for _, deb := range debs {
+		if _, err := j.run(ctx, command{name: dpkgDeb, args: []string{"-x", deb, unpacked}}); err != nil {
+			return nil, err
+		}
 	}
 	images, err := filepath.Glob(filepath.Join(unpacked, "boot", "vmlinuz-*"))
 	if err != nil {
@@ -65,70 +112,34 @@ func (t *tree) installKernel(ctx context.Context) (*linux, error) {
 	if len(images) != 1 {
 		return nil, fmt.Errorf("unpack kernel: %d kernels in its packages, 1 expected", len(images))
 	}
-	k := &linux{version: strings.TrimPrefix(filepath.Base(images[0]), "vmlinuz-")}
-	bzImage, err := os.ReadFile(images[0])
+	file, err := os.ReadFile(images[0])
 	if err != nil {
 		return nil, fmt.Errorf("unpack kernel: %w", err)
 	}
-	vmlinux, err := kernel.VMLinux(ctx, bzImage)
-	if err != nil {
-		return nil, err
+	return newLinux(ctx, file, modulesBelow(unpacked))
+}
+
+// modulesBelow are where a root filesystem has the modules of a version: in /lib or, in newer
+// releases, in /usr/lib.
+func modulesBelow(root string) func(version string) []string {
+	return func(version string) []string {
+		return []string{filepath.Join(root, "usr/lib/modules", version), filepath.Join(root, "lib/modules", version)}
 	}
-	if err := os.WriteFile(filepath.Join(t.job.Dir, kernelFile), vmlinux, 0o444); err != nil {
+}
+
+// install writes the kernel and the modules for booting. It returns the files of the latter, in
+// the order in which they are loaded.
+func (l *linux) install(job *Job) ([]string, error) {
+	if err := os.WriteFile(filepath.Join(job.Dir, kernelFile), l.vmlinux, 0o444); err != nil {
 		return nil, fmt.Errorf("write kernel: %w", err)
 	}
-	modules, dir, err := openModules(unpacked, k.version)
-	if err != nil {
-		return nil, err
-	}
-	if k.bootFiles, err = t.writeBootModules(modules); err != nil {
-		return nil, err
-	}
-	return k, t.writeGuestModules(ctx, modules, dir, k.version)
-}
-
-// unpackKernel unpacks the packages that the hook downloaded into dir.
-func (t *tree) unpackKernel(ctx context.Context, dir string) error {
-	debs, err := filepath.Glob(filepath.Join(t.dir, kernelDebs, "*.deb"))
-	if err != nil {
-		return err
-	}
-	if len(debs) == 0 {
-		return errors.New("unpack kernel: its package was not downloaded")
-	}
-	for _, deb := range debs {
-		if _, err := t.job.run(ctx, command{name: t.host.tools["dpkg-deb"], args: []string{"-x", deb, dir}}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// openModules finds the modules in an unpacked package, which has them in /lib or,
-// in newer releases, in /usr/lib.
-func openModules(unpacked, version string) (*kernel.Modules, string, error) {
-	for _, lib := range []string{"usr/lib", "lib"} {
-		dir := filepath.Join(unpacked, lib, "modules", version)
-		if _, err := os.Stat(dir); err == nil {
-			modules, err := kernel.OpenModules(dir)
-			return modules, dir, err
-		}
-	}
-	return nil, "", fmt.Errorf("find kernel modules: none for Linux %s", version)
-}
-
-func (t *tree) writeBootModules(modules *kernel.Modules) ([]string, error) {
-	order, err := modules.LoadOrder(slices.Concat(bootModules(), modules.Available(bootModulesIfAny()...))...)
-	if err != nil {
-		return nil, err
-	}
-	dir := filepath.Join(t.job.Dir, modulesDir)
+	dir := filepath.Join(job.Dir, modulesDir)
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
 	var files []string
-	for _, name := range order {
-		module, err := modules.Read(name)
+	for _, name := range l.boot {
+		module, err := l.modules.Read(name)
 		if err != nil {
 			return nil, err
 		}
@@ -140,44 +151,56 @@ func (t *tree) writeBootModules(modules *kernel.Modules) ([]string, error) {
 	return files, nil
 }
 
-// writeGuestModules puts modules into the tree and has their index made there, where
-// its program is of the same release.
-func (t *tree) writeGuestModules(ctx context.Context, modules *kernel.Modules, from, version string) error {
-	names := slices.Concat(bootModules(), modules.Available(bootModulesIfAny()...), guestModules(modules))
-	order, err := modules.LoadOrder(names...)
+// guestModules returns a directory with the modules for programs, with their index: what is to be
+// the /lib/modules/VERSION of a guest. It is empty if the kernel has none.
+func (l *linux) guestModules(ctx context.Context, job *Job, depmod string) (string, error) {
+	root := filepath.Join(job.Dir, "guest-modules")
+	to := filepath.Join(root, "lib/modules", l.version)
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return "", fmt.Errorf("install kernel modules: %w", err)
+	}
+	if l.dir == "" {
+		return to, nil
+	}
+	names := slices.Concat(bootModules(), l.modules.Available(bootModulesIfAny()...), guestModules(l.modules))
+	order, err := l.modules.LoadOrder(names...)
 	if err != nil {
-		return err
+		return "", err
 	}
 	files := []string{"modules.builtin", "modules.builtin.modinfo", "modules.order"}
 	for _, name := range order {
-		file, _ := modules.File(name)
+		file, _ := l.modules.File(name)
 		files = append(files, file)
 	}
-	root, err := os.OpenRoot(t.dir)
-	if err != nil {
-		return fmt.Errorf("open root filesystem: %w", err)
-	}
-	defer root.Close() //nolint:errcheck // nothing is written through it
-	g := guestFiles{root: root}
-	dir := path.Join(guestModulesDir, version)
 	for _, file := range files {
-		g.copy(filepath.Join(from, file), path.Join(dir, file))
+		data, err := os.ReadFile(filepath.Join(l.dir, file))
+		if errors.Is(err, fs.ErrNotExist) && file != path.Base(file) {
+			return "", fmt.Errorf("install kernel modules: %w", err)
+		} else if errors.Is(err, fs.ErrNotExist) {
+			continue // old kernels have not all lists
+		} else if err != nil {
+			return "", fmt.Errorf("install kernel modules: %w", err)
+		}
+		if err := writePublic(filepath.Join(to, file), data); err != nil {
+			return "", fmt.Errorf("install kernel modules: %w", err)
+		}
 	}
-	if g.err != nil {
-		return fmt.Errorf("install kernel modules: %w", g.err)
+	if _, err := job.run(ctx, command{name: depmod, args: []string{"-b", root, l.version}}); err != nil {
+		return "", err
 	}
-	if _, err := t.job.run(ctx, command{name: "/usr/sbin/depmod", args: []string{version}, chroot: t.dir}); err != nil {
+	// Whatever the umask is.
+	return to, filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return errors.Join(err, os.Chmod(path, 0o755))
+		}
+		return os.Chmod(path, 0o644)
+	})
+}
+
+// writePublic writes a file, and makes the directories that it is in.
+func writePublic(path string, data []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	indexes, err := fs.Glob(root.FS(), path.Join(dir, "modules.*"))
-	if err != nil {
-		return fmt.Errorf("install kernel modules: %w", err)
-	}
-	for _, index := range indexes {
-		g.public(index, 0o644)
-	}
-	if g.err != nil {
-		return fmt.Errorf("install kernel modules: %w", g.err)
-	}
-	return nil
+	return os.WriteFile(path, data, 0o644)
 }

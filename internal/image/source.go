@@ -25,6 +25,7 @@ type Job struct {
 	// Packages are to be installed beside those that the source always installs. Their names
 	// are well-formed. If there is none of a name, Build fails with ErrPackage.
 	Packages []string
+	Kernel   kernelChoice
 	Log      *slog.Logger
 	// report tells who wants the image how far it is.
 	report func(Progress)

@@ -1,10 +1,13 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,12 +28,17 @@ const kernelDebs = "smolvm-kernel"
 
 // kernelHook downloads the kernel's packages while the package lists are still there. It
 // does not install them: what is wanted is a part of their files. $1 is the tree.
-// Ubuntu has the modules in a package of their own.
 const kernelHook = `set -eu
 export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
 mkdir "$1/` + kernelDebs + `"
 cd "$1/` + kernelDebs + `"
+` + kernelScript
+
+// kernelScript downloads into the working directory the packages of the kernel that a package is,
+// or depends on. Ubuntu has the modules in one of their own.
+const kernelScript = `set -eu
 image=$(apt-cache depends "$SMOLVM_KERNEL" | sed -n 's/^ *|\{0,1\}Depends: \(linux-image-[0-9][^ ]*\)$/\1/p' | head -n 1)
+case "$SMOLVM_KERNEL" in linux-image-[0-9]*) image="$SMOLVM_KERNEL" ;; esac
 test -n "$image" || { echo "package $SMOLVM_KERNEL names no kernel" >&2; exit 1; }
 modules="linux-modules-${image#linux-image-}"
 apt-cache show "$modules" >/dev/null 2>&1 || modules=
@@ -84,7 +92,7 @@ func (t *tree) bootstrap(ctx context.Context) error {
 		},
 		env: []string{
 			"TMPDIR=" + scratch, "HOME=" + scratch,
-			"SMOLVM_KERNEL=" + kernelPackage(t.host.release), "SMOLVM_PACKAGES=" + strings.Join(t.job.Packages, " "),
+			"SMOLVM_KERNEL=" + cmp.Or(t.job.Kernel.Package, kernelPackage(t.host.release)), "SMOLVM_PACKAGES=" + strings.Join(t.job.Packages, " "),
 		},
 		isolated: t.host.root,
 		line: func(line string) {
@@ -123,6 +131,51 @@ func (t *tree) stage() func(line string) {
 			}
 		}
 	}
+}
+
+// installKernel puts the kernel into the image, and the modules for programs into the tree. It
+// returns it, and the files of the modules for booting, in load order.
+func (t *tree) installKernel(ctx context.Context) (*linux, []string, error) {
+	l, err := t.linux(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	boot, err := l.install(t.job)
+	if err != nil {
+		return nil, nil, err
+	}
+	modules, err := l.guestModules(ctx, t.job, t.host.tools["depmod"])
+	if err != nil {
+		return nil, nil, err
+	}
+	root, err := os.OpenRoot(t.dir)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open root filesystem: %w", err)
+	}
+	defer root.Close() //nolint:errcheck // nothing is written through it
+	g := guestFiles{root: root}
+	err = filepath.WalkDir(modules, func(file string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			g.copy(file, path.Join(guestModulesDir, l.version, strings.TrimPrefix(file, modules)))
+		}
+		return errors.Join(err, g.err)
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("install kernel modules: %w", err)
+	}
+	return l, boot, nil
+}
+
+// linux is the kernel that is wanted, or else the one whose packages the hook downloaded.
+func (t *tree) linux(ctx context.Context) (*linux, error) {
+	if t.job.Kernel.Path != "" {
+		return t.job.Kernel.open(ctx)
+	}
+	debs, err := filepath.Glob(filepath.Join(t.dir, kernelDebs, "*.deb"))
+	if err != nil {
+		return nil, err
+	}
+	return t.job.linuxOfPackages(ctx, t.host.tools["dpkg-deb"], debs)
 }
 
 // rootFSSize is the virtual size of the root filesystem. It is what a machine has room

@@ -86,7 +86,7 @@ func (h *Host) BuildImage(ctx context.Context, name string, opts BuildOptions) (
 
 // badOrigin wraps ErrInvalidOption if an image cannot be made of what was said.
 func badOrigin(err error) error {
-	if errors.Is(err, image.ErrPackage) || errors.Is(err, image.ErrOrigin) {
+	if errors.Is(err, image.ErrPackage) || errors.Is(err, image.ErrOrigin) || errors.Is(err, image.ErrKernel) {
 		return fmt.Errorf("%w: %w", ErrInvalidOption, err)
 	}
 	return err

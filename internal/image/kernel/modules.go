@@ -31,11 +31,12 @@ type Modules struct {
 	files   map[string]string // by name, below dir
 	builtin map[string]bool
 	needs   map[string][]string // by name: what must be loaded before
+	magic   map[string]string   // by name: the version of the kernel that it is for, if it was read
 }
 
 // OpenModules finds the modules in dir, a kernel's /lib/modules/VERSION.
 func OpenModules(dir string) (*Modules, error) {
-	m := &Modules{dir: dir, files: map[string]string{}, builtin: map[string]bool{}, needs: map[string][]string{}}
+	m := &Modules{dir: dir, files: map[string]string{}, builtin: map[string]bool{}, needs: map[string][]string{}, magic: map[string]string{}}
 	builtin, err := os.ReadFile(filepath.Join(dir, "modules.builtin"))
 	if err != nil {
 		return nil, fmt.Errorf("read list of built-in modules: %w", err)
@@ -148,8 +149,19 @@ func (m *Modules) requirements(name string) ([]string, error) {
 	}
 	// Soft requirements may name what this kernel has under another name or not at all.
 	needs.soft = m.Available(needs.soft...)
-	m.needs[name] = append(needs.soft, needs.hard...)
+	m.needs[name], m.magic[name] = append(needs.soft, needs.hard...), needs.version
 	return m.needs[name], nil
+}
+
+// CheckVersion fails with ErrUnsuitable if one of the modules, all of which LoadOrder returned, is
+// for another version of the kernel.
+func (m *Modules) CheckVersion(version string, names ...string) error {
+	for _, name := range names {
+		if is := m.magic[name]; is != "" && is != version {
+			return fmt.Errorf("%w: module %s is for Linux %s, and the kernel is Linux %s", ErrUnsuitable, name, is, version)
+		}
+	}
+	return nil
 }
 
 // Read returns a module, decompressed, as the kernel takes it.
@@ -199,6 +211,8 @@ func decompress(suffix string, data []byte) ([]byte, error) {
 type requirements struct {
 	hard []string // "depends=": it has no symbols without them
 	soft []string // "softdep=pre:": it works better, or only then, with them
+	// version is that of the kernel that the module is for, from "vermagic=".
+	version string
 }
 
 // parseRequirements reads the section .modinfo of a module: strings "key=value", each
@@ -229,6 +243,8 @@ func parseRequirements(module []byte) (requirements, error) {
 					needs.hard = append(needs.hard, strings.ReplaceAll(name, "-", "_"))
 				}
 			}
+		case "vermagic":
+			needs.version, _, _ = strings.Cut(value, " ")
 		case "softdep":
 			needs.soft = append(needs.soft, softRequirements(value)...)
 		}

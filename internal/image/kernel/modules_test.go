@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -66,6 +67,23 @@ func modulesDir(t *testing.T, builtin string, files map[string][]byte) *Modules 
 		t.Fatal(err)
 	}
 	return m
+}
+
+func TestCheckVersion(t *testing.T) {
+	m := modulesDir(t, "", map[string][]byte{
+		"a.ko": fakeModule("depends=b\x00vermagic=6.1.0-1 SMP mod_unload \x00"), "b.ko": fakeModule("depends=\x00"),
+		"c.ko": fakeModule("depends=\x00vermagic=6.2 SMP\x00"),
+	})
+	order, err := m.LoadOrder("a", "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.CheckVersion("6.1.0-1", "a", "b"); err != nil {
+		t.Error(err)
+	}
+	if err := m.CheckVersion("6.1.0-1", order...); !errors.Is(err, ErrUnsuitable) || !strings.Contains(err.Error(), "module c is for Linux 6.2") {
+		t.Errorf("got %v", err)
+	}
 }
 
 func TestLoadOrder(t *testing.T) {
