@@ -68,6 +68,24 @@ func CPUs(n int) Option { return func(c *config) { c.spec.CPUs = n } }
 // is written. The default, and the least, is the image's size.
 func DiskSize(bytes int64) Option { return func(c *config) { c.spec.DiskSize = bytes } }
 
+// Disk is a disk that a VM has besides its own: a file, or a block device, of the host. It need not
+// have an absolute path when it is given, nor a format: DiskQcow2 if the path ends in ".qcow2", else
+// DiskRaw.
+type Disk = machine.Disk
+
+// The formats of disks.
+const (
+	DiskRaw   = machine.DiskRaw
+	DiskQcow2 = machine.DiskQcow2
+)
+
+// Disks gives the VM more disks, which the guest has as /dev/vdb, /dev/vdc and so on. It may be
+// given several times. A VM with such a disk boots, and cannot be copied if it may write to one.
+// Only one VM at a time can run with a disk, unless all of them only read it.
+func Disks(disks ...Disk) Option {
+	return func(c *config) { c.spec.Disks = append(c.spec.Disks, disks...) }
+}
+
 // Env adds to the environment of every command in the guest: entries of the
 // form "NAME=value". It may be given several times.
 func Env(entries ...string) Option {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/smolvm/smolvm"
@@ -15,6 +17,7 @@ type vmFlags struct {
 	memory  int
 	cpus    int
 	disk    int
+	disks   []string
 	env     []string
 	network string
 }
@@ -29,9 +32,20 @@ func (f *vmFlags) register(g *globals, cmd *cobra.Command) {
 	settingVar(cmd, flags, &f.cpus, "cpus")
 	settingVar(cmd, flags, &f.disk, "disk")
 	settingVar(cmd, flags, &f.network, "network")
+	flags.StringArrayVar(&f.disks, "attach", nil, "give the VM another disk, /dev/vdb and so on: `FILE[:ro]`, qcow2 if it is called so, else raw (may be repeated)")
 	flags.StringArrayVarP(&f.env, "env", "e", nil, "set a variable for all commands in the VM: `NAME=VALUE`, or NAME to pass the host's on (may be repeated)")
 	// It fails only for a flag that does not exist.
 	_ = cmd.RegisterFlagCompletionFunc("image", g.completeImages(0))
+}
+
+// disks are those that --attach stands for.
+func disks(attached []string) []smolvm.Disk {
+	all := make([]smolvm.Disk, 0, len(attached))
+	for _, text := range attached {
+		path, readOnly := strings.CutSuffix(text, ":ro")
+		all = append(all, smolvm.Disk{Path: path, ReadOnly: readOnly})
+	}
+	return all
 }
 
 // takeImage takes the image that is an argument, rather than a flag.
@@ -52,6 +66,6 @@ func (f *vmFlags) options() ([]smolvm.Option, error) {
 	return append(f.images.options(),
 		smolvm.Name(f.name), smolvm.Image(f.image), smolvm.PullImage(smolvm.PullPolicy(f.pull)), smolvm.Memory(f.memory), smolvm.CPUs(f.cpus),
 		smolvm.DiskSize(min(int64(f.disk), maxGiB)<<30), smolvm.Network(smolvm.NetworkMode(f.network)),
-		smolvm.Env(env...),
+		smolvm.Env(env...), smolvm.Disks(disks(f.disks)...),
 	), err
 }

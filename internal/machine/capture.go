@@ -87,6 +87,9 @@ func (v *VM) capture(ctx context.Context, claim *store.Claim, r *run, dir string
 	}
 	defer release()
 	rec := claim.Record()
+	if canWrite(rec.Disks) {
+		return errOwnDisks
+	}
 	depth, err := v.host.layers.Depth(filepath.Join(claim.Dir(), rec.DiskFile()))
 	switch {
 	case err != nil:
@@ -114,7 +117,7 @@ func (v *VM) capture(ctx context.Context, claim *store.Claim, r *run, dir string
 	return store.WriteSnapshot(dir, store.Snapshot{
 		VM: rec.Name, Created: time.Now().UTC(), Running: running || rec.Saved != "",
 		Image: rec.Image, ImageID: rec.ImageID, MemoryMiB: rec.MemoryMiB, CPUs: rec.CPUs, DiskSize: rec.DiskSize,
-		Env: rec.Env, Network: rec.Network,
+		Disks: rec.Disks, Env: rec.Env, Network: rec.Network,
 	})
 }
 
@@ -171,7 +174,7 @@ func (v *VM) save(ctx context.Context, claim *store.Claim, r *run, d *saved.Draf
 	rec := claim.Record()
 	var err error
 	d.Shape, err = v.host.shape(ctx, vmm.Config{
-		Disk: rec.DiskFile(), MemoryMiB: rec.MemoryMiB, CPUs: rec.CPUs, Accelerator: r.accelerator, Network: r.net.device,
+		Disk: rec.DiskFile(), Disks: rec.Disks, MemoryMiB: rec.MemoryMiB, CPUs: rec.CPUs, Accelerator: r.accelerator, Network: r.net.device,
 	})
 	if err != nil {
 		return err

@@ -23,6 +23,7 @@ type Info struct {
 	MemoryMiB int       `json:"memory_mib,omitempty"`
 	CPUs      int       `json:"cpus,omitempty"`
 	DiskSize  int64     `json:"disk_bytes,omitempty"` // what the guest sees
+	Disks     []Disk    `json:"disks,omitempty"`      // besides its own
 	Env       []string  `json:"env,omitempty"`
 	Keep      bool      `json:"keep"` // it is not removed when it ends
 	Dir       string    `json:"dir"`
@@ -122,7 +123,7 @@ func infoOf(e store.Entry) Info {
 	}
 	info := Info{
 		Name: e.Name, Status: StatusCreated, Image: e.Image, ImageID: e.ImageID, Created: e.Created, Started: e.Started,
-		MemoryMiB: e.MemoryMiB, CPUs: e.CPUs, DiskSize: e.DiskSize, Env: e.Env, Keep: !e.Ephemeral,
+		MemoryMiB: e.MemoryMiB, CPUs: e.CPUs, DiskSize: e.DiskSize, Disks: e.Disks, Env: e.Env, Keep: !e.Ephemeral,
 		Dir: e.Dir, Console: filepath.Join(e.Dir, vmm.ConsoleLog), Network: NetworkInfo{Mode: NetworkMode(e.Network)}, Forwards: []forward.Forward{},
 	}
 	switch {

@@ -32,6 +32,7 @@ type Spec struct {
 	MemoryMiB int              // default: 512
 	CPUs      int              // default: 1
 	DiskSize  int64            // bytes, of which a sector's are rounded up; default, and least: the image's
+	Disks     []Disk           // besides the VM's own
 	Env       []string
 	Network   NetworkMode // default: NetworkAuto
 	Keep      bool        // the VM outlives the program that made it
@@ -96,5 +97,9 @@ func (s Spec) complete() (Spec, error) {
 		return s, fmt.Errorf("%w: disk size must be at most %d TiB", ErrInvalidOption, maxDiskSize>>40)
 	}
 	s.DiskSize = (s.DiskSize + sectorSize - 1) / sectorSize * sectorSize
+	var err error
+	if s.Disks, err = completeDisks(s.Disks); err != nil {
+		return s, err
+	}
 	return s, checkEnv(s.Env)
 }

@@ -111,6 +111,9 @@ func (v *VM) boot(ctx context.Context, claim *store.Claim) (_ *run, err error) {
 	if r.accelerator == vmm.TCG && h.opts.Accelerator == "" {
 		h.warnOfEmulation(r.log, r.acceleratorReason)
 	}
+	if err := checkDisks(rec.Disks); err != nil {
+		return nil, err
+	}
 	timing.End(ctx, "prepare")
 	// From here on a crash of this program leaves something to be reaped, or to be adopted.
 	begun := time.Now().UTC()
@@ -126,7 +129,7 @@ func (v *VM) boot(ctx context.Context, claim *store.Claim) (_ *run, err error) {
 	}
 	err = v.launch(ctx, claim, r, rec, img, vmm.Config{
 		Dir: claim.Dir(), Kernel: img.Kernel, Initrd: initrd, Disk: filepath.Join(claim.Dir(), rec.DiskFile()),
-		MemoryMiB: rec.MemoryMiB, CPUs: rec.CPUs, Accelerator: r.accelerator, Network: r.net.device,
+		Disks: rec.Disks, MemoryMiB: rec.MemoryMiB, CPUs: rec.CPUs, Accelerator: r.accelerator, Network: r.net.device,
 		Detached: h.opts.Detached,
 	})
 	if err != nil {
@@ -159,7 +162,7 @@ func (v *VM) launch(ctx context.Context, claim *store.Claim, r *run, rec store.R
 		}
 	}
 	level := slog.LevelWarn
-	if errors.Is(err, errColdBoot) || errors.Is(err, errOwnDisk) || errors.Is(err, template.ErrNotMade) {
+	if errors.Is(err, errColdBoot) || errors.Is(err, errOwnDisk) || errors.Is(err, errMoreDisks) || errors.Is(err, template.ErrNotMade) {
 		level = slog.LevelDebug
 	}
 	r.log.Log(ctx, level, "guest boots, and does not go on from a template", "reason", err)

@@ -49,9 +49,10 @@ const (
 
 // Why a start does not use a template.
 var (
-	errColdBoot = errors.New("asked for")
-	errOwnDisk  = errors.New("the VM has a disk that was written to before")
-	errNoSpace  = errors.New("too little space is left for one")
+	errColdBoot  = errors.New("asked for")
+	errOwnDisk   = errors.New("the VM has a disk that was written to before")
+	errMoreDisks = errors.New("the VM has more disks than one, which its guest looks at when it boots")
+	errNoSpace   = errors.New("too little space is left for one")
 )
 
 // origin returns the template that a VM starts from, whose config is given, or why it boots
@@ -60,6 +61,8 @@ func (h *Host) origin(ctx context.Context, rec store.Record, img *image.Image, c
 	switch {
 	case h.opts.ColdBoot:
 		return nil, "", errColdBoot
+	case len(rec.Disks) > 0:
+		return nil, "", errMoreDisks
 	case rec.Copied || !rec.Started.IsZero():
 		return nil, "", errOwnDisk
 	}

@@ -69,7 +69,7 @@ func (h *Host) Create(ctx context.Context, spec Spec) (*VM, error) {
 	}
 	v, err := h.claimNew(ctx, store.Record{
 		Name: spec.Name, Image: img.Name, ImageID: img.ID, MemoryMiB: spec.MemoryMiB, CPUs: spec.CPUs,
-		DiskSize: spec.DiskSize, Env: spec.Env, Network: string(spec.Network), Ephemeral: !spec.Keep,
+		DiskSize: spec.DiskSize, Disks: spec.Disks, Env: spec.Env, Network: string(spec.Network), Ephemeral: !spec.Keep,
 	}, generated)
 	if err != nil {
 		return nil, err

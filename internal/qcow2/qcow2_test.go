@@ -110,3 +110,26 @@ func TestRefused(t *testing.T) {
 		t.Errorf("twice: %v", err)
 	}
 }
+
+// TestCheckAlone asks QEMU's own program for disks that lead to other files.
+func TestCheckAlone(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	run(t, "qemu-img", "create", "-q", "-f", "qcow2", at("alone"), "1M")
+	run(t, "qemu-img", "create", "-q", "-f", "qcow2", "-o", "compat=0.10", at("old"), "1M")
+	run(t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", at("alone"), "-F", "qcow2", at("overlay"))
+	run(t, "qemu-img", "create", "-q", "-f", "qcow2", "-o", "data_file="+at("data"), at("outside"), "1M")
+	if err := os.WriteFile(at("raw"), make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(at("short"), []byte("QFI\xfb"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]error{
+		"alone": nil, "old": nil, "overlay": qcow2.ErrOther, "outside": qcow2.ErrOther, "raw": qcow2.ErrFormat, "short": qcow2.ErrFormat, "nosuch": os.ErrNotExist,
+	} {
+		if err := qcow2.CheckAlone(at(name)); !errors.Is(err, want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

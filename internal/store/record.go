@@ -30,6 +30,7 @@ type Record struct {
 	MemoryMiB int       `json:"memory_mib"`
 	CPUs      int       `json:"cpus"`
 	DiskSize  int64     `json:"disk_bytes"`
+	Disks     []Disk    `json:"disks,omitempty"` // besides its own
 	Env       []string  `json:"env,omitempty"`
 	Network   string    `json:"network"`
 	// Ephemeral VMs are removed when they end, or when the program that made them does.

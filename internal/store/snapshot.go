@@ -43,6 +43,7 @@ type Snapshot struct {
 	MemoryMiB int      `json:"memory_mib"`
 	CPUs      int      `json:"cpus"`
 	DiskSize  int64    `json:"disk_bytes"`
+	Disks     []Disk   `json:"disks,omitempty"` // none that the VM could write to
 	Env       []string `json:"env,omitempty"`
 	Network   string   `json:"network"`
 

@@ -9,6 +9,8 @@ import (
 	"math"
 	"net"
 	"os"
+
+	"github.com/smolvm/smolvm/internal/store"
 )
 
 // ErrAccelerator is wrapped by errors that say that no accelerator, or not the
@@ -49,9 +51,10 @@ const ConsoleLog = "console.log"
 type Config struct {
 	// Dir is the VM's own directory. The monitor keeps its sockets and logs there.
 	Dir         string
-	Kernel      string // ELF vmlinux; not looked at with From
-	Initrd      string // not looked at with From
-	Disk        string // qcow2; empty: none (probes)
+	Kernel      string       // ELF vmlinux; not looked at with From
+	Initrd      string       // not looked at with From
+	Disk        string       // qcow2; empty: none (probes)
+	Disks       []store.Disk // more of them, in this order
 	MemoryMiB   int
 	CPUs        int
 	Accelerator Accelerator

@@ -90,11 +90,15 @@ func arguments(l launch) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	more, err := moreDisks(l.Disks)
+	if err != nil {
+		return nil, err
+	}
 	network, err := networkArguments(l)
 	if err != nil {
 		return nil, err
 	}
-	return slices.Concat(args, memory, disk, network, bootArguments(l)), nil
+	return slices.Concat(args, memory, disk, more, network, bootArguments(l)), nil
 }
 
 // bootArguments say what the guest begins with. One that goes on from a saved state needs no

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
@@ -70,6 +71,9 @@ func TestArguments(t *testing.T) {
 		Config:  vmm.Config{Kernel: "/kernel", Initrd: "/initrd", Disk: "/disk", MemoryMiB: 512, CPUs: 1, Accelerator: vmm.TCG},
 		Monitor: 3, Channel: 4, Console: 5,
 	}
+	more := one
+	more.Disks = []store.Disk{{Path: "/data, raw", Format: store.DiskRaw}, {Path: "/more.qcow2", Format: store.DiskQcow2, ReadOnly: true}}
+	write("more disks", more)
 	restored := one
 	restored.From, restored.SavedMemory, restored.State = &vmm.Saved{}, 6, 7
 	write("goes on from there", restored)

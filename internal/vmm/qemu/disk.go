@@ -5,8 +5,12 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"io/fs"
+	"os"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/smolvm/smolvm/internal/store"
 )
 
 const (
@@ -16,12 +20,13 @@ const (
 	diskDevice = "disk"
 )
 
-// blockNode describes a qcow2 file to QEMU.
+// blockNode describes a disk to QEMU.
 type blockNode struct {
-	Driver   string    `json:"driver"`
+	Driver   string    `json:"driver"` // its format
 	NodeName string    `json:"node-name"`
 	File     blockFile `json:"file"`
 	Discard  string    `json:"discard"`
+	ReadOnly bool      `json:"read-only,omitempty"`
 	// Backing is null if what the file's header says is not to be opened.
 	Backing *json.RawMessage `json:"backing,omitempty"`
 }
@@ -58,12 +63,49 @@ func diskArguments(path string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	return attach(node, diskDevice)
+}
+
+// moreDisks attaches the disks that a guest has besides its own.
+func moreDisks(disks []store.Disk) ([]string, error) {
+	var args []string
+	for i, d := range disks {
+		name := fmt.Sprintf("disk%d", i+1)
+		node, err := newBlockNode(name, d.Path)
+		if err != nil {
+			return nil, err
+		}
+		node.Driver, node.ReadOnly = d.Format, d.ReadOnly
+		if d.Format == store.DiskQcow2 {
+			// Who made it must not choose other files of this host for the guest.
+			null := json.RawMessage("null")
+			node.Backing = &null
+		}
+		if isDevice(d.Path) {
+			node.File.Driver = "host_device"
+		}
+		one, err := attach(node, name)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, one...)
+	}
+	return args, nil
+}
+
+func isDevice(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode()&fs.ModeDevice != 0
+}
+
+// attach makes a disk a device of the guest.
+func attach(node blockNode, device string) ([]string, error) {
 	// JSON, since a path may have commas in it.
 	options, err := json.Marshal(node)
 	if err != nil {
 		return nil, fmt.Errorf("describe disk: %w", err)
 	}
-	return []string{"-blockdev", string(options), "-device", "virtio-blk-device,id=" + diskDevice + ",drive=" + diskNode}, nil
+	return []string{"-blockdev", string(options), "-device", "virtio-blk-device,id=" + device + ",drive=" + node.NodeName}, nil
 }
 
 // OverlayDisk implements vmm.Machine.
