@@ -115,7 +115,7 @@ func newBuildCommand(g *globals) *cobra.Command {
 of a root filesystem that you have: a tar archive, plain or compressed by gzip, zstd or
 xz, or a directory; or of a container image: in a registry, in what docker save wrote, or
 in an OCI layout. Of any distribution: the guest needs nothing of it. The kernel is that of the image
-"debian", which is made first if there is none.
+"debian" or, if there is none, of a package of the host's own sources.
 
 If there is an image of that name already, the name means the new one from then on.
 VMs that were made on the former one keep it.`,

@@ -21,7 +21,7 @@ type BuildOptions struct {
 	// registry, "oci:PATH" or "oci:PATH:TAG", an OCI image layout, "oci-archive:FILE" or
 	// "oci-archive:FILE:TAG", the same in an archive, or "docker-archive:FILE" or
 	// "docker-archive:FILE:NAME:TAG", what docker save writes. The kernel is that of the image
-	// "debian", which is built first if there is none.
+	// "debian" or, if there is none, one of the host's own package sources.
 	From string
 	// Kernel is the kernel of the image, in place of the usual one of the distribution: a file, whose
 	// path has a slash in it, as a bzImage or an ELF program; or a package that has one, such as
@@ -74,16 +74,11 @@ func (s *Store) Build(ctx context.Context, name string, opts BuildOptions, progr
 
 // makeOf makes an image of what somebody has.
 func (s *Store) makeOf(ctx context.Context, h *home, from oci.Reference, choice kernelChoice, progress func(Progress)) (*Image, error) {
-	if !choice.isUsual() {
-		return s.build(ctx, h, &imported{store: s, from: from, kernel: choice}, Job{report: progress})
+	source := &imported{store: s, from: from, kernel: choice}
+	if choice.isUsual() {
+		source.kernel = &usualKernel{s}
 	}
-	// After the directory of the name, as who removes images takes them.
-	base, release, err := s.Acquire(ctx, Default, PullMissing, progress)
-	if err != nil {
-		return nil, fmt.Errorf("get a kernel for image %q: %w", h.name, err)
-	}
-	defer release()
-	return s.build(ctx, h, &imported{store: s, from: from, kernel: &imageKernel{base}}, Job{report: progress})
+	return s.build(ctx, h, source, Job{report: progress})
 }
 
 // enterToBuild takes the directory of a name for a build.

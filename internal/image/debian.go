@@ -84,6 +84,7 @@ func (d *debian) Build(ctx context.Context, job *Job) (Manifest, error) {
 	return Manifest{
 		Description:   fmt.Sprintf("%s, Linux %s%s", h.release.Name, linux.version, withPackages(job.Packages)),
 		KernelVersion: linux.version,
+		KernelPackage: linux.pkg,
 		Modules:       modules,
 		Env: []string{
 			standardPath,

@@ -64,6 +64,7 @@ func fakeStore(t *testing.T, run func(context.Context, *Job) error) (s *Store, b
 
 func newFakeStore(dir, builds string, run func(context.Context, *Job) error) *Store {
 	s := NewStore(Options{Dir: dir, Log: slog.New(slog.DiscardHandler)})
+	s.kernelPackage = func() string { return "" }
 	s.source = &fakeSource{builds: builds, run: run}
 	return s
 }

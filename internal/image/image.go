@@ -37,6 +37,7 @@ type Image struct {
 	Description   string // for people: distribution and kernel
 	Created       time.Time
 	KernelVersion string
+	KernelPackage string   // that has the kernel, if one has
 	From          string   // what it was made of, if not of packages: "tar:/home/me/alpine.tar.gz"
 	Digest        string   // of the container image that it was made of, if it was
 	Packages      []string // that were asked for beside the usual ones, sorted

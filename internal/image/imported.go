@@ -31,7 +31,7 @@ var _ Source = (*imported)(nil)
 const (
 	stageFetch      = "fetch layers" // of a container image
 	stageRead       = "read files"
-	stageCopyKernel = "copy kernel"
+	stageGetKernel  = "get kernel"
 	importStages    = 3 // with stageWrite
 	containerStages = 4
 )
@@ -49,8 +49,8 @@ func (i *imported) Build(ctx context.Context, job *Job) (Manifest, error) {
 	if err != nil {
 		return Manifest{}, i.blame(err)
 	}
-	job.Stage(stageCopyKernel, contents.stages)
-	version, modules, err := i.kernel.install(ctx, job, tools, contents.tree)
+	job.Stage(stageGetKernel, contents.stages)
+	kernel, err := i.kernel.install(ctx, job, tools, contents.tree)
 	if err != nil {
 		return Manifest{}, i.blame(err)
 	}
@@ -62,9 +62,10 @@ func (i *imported) Build(ctx context.Context, job *Job) (Manifest, error) {
 		return Manifest{}, i.blame(err)
 	}
 	return Manifest{
-		Description:   fmt.Sprintf("%s, Linux %s", i.describe(ctx, contents.tree), version),
-		KernelVersion: version,
-		Modules:       modules,
+		Description:   fmt.Sprintf("%s, Linux %s", i.describe(ctx, contents.tree), kernel.version),
+		KernelVersion: kernel.version,
+		KernelPackage: kernel.pkg,
+		Modules:       kernel.boot,
 		Env:           []string{standardPath},
 		Config:        contents.config,
 		From:          i.from.String(),

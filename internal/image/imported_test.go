@@ -26,7 +26,7 @@ func baseStore(t *testing.T, modules bool) *Store {
 		if modules {
 			dir := guestModulesDir + "/1.2.3"
 			if err := errors.Join(tree.Mkdir("usr", 0o755), tree.Mkdir("usr/lib", 0o755), tree.Mkdir("usr/lib/modules", 0o755), tree.Mkdir(dir, 0o755),
-				tree.WriteFile(dir+"/modules.dep", 0o644, []byte("dependencies"))); err != nil {
+				tree.Symlink("usr/lib", "lib"), tree.WriteFile(dir+"/modules.dep", 0o644, []byte("dependencies"))); err != nil {
 				return err
 			}
 		}

@@ -103,15 +103,33 @@ func (c kernelChoice) download(ctx context.Context, job *Job) ([]string, error) 
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("download kernel: %w", err)
 	}
-	sh, err := findTool("sh")
-	if err != nil {
+	if err := c.script(ctx, job, dir, kernelName+kernelDownload); err != nil {
 		return nil, err
 	}
+	return filepath.Glob(filepath.Join(dir, "*.deb"))
+}
+
+// resolve returns the package that is downloaded for the one that was chosen.
+func (c kernelChoice) resolve(ctx context.Context, job *Job) (string, error) {
+	file := filepath.Join(job.Dir, "kernel-package")
+	if err := c.script(ctx, job, job.Dir, kernelName+`echo "$image" >kernel-package`); err != nil {
+		return "", err
+	}
+	name, err := os.ReadFile(file)
+	return strings.TrimSpace(string(name)), err
+}
+
+// script runs a script that finds the package in $SMOLVM_KERNEL.
+func (c kernelChoice) script(ctx context.Context, job *Job, dir, script string) error {
+	sh, err := findTool("sh")
+	if err != nil {
+		return err
+	}
 	_, err = job.run(ctx, command{
-		name: sh, args: []string{"-c", kernelScript}, dir: dir, env: []string{"SMOLVM_KERNEL=" + c.Package},
+		name: sh, args: []string{"-c", script}, dir: dir, env: []string{"SMOLVM_KERNEL=" + c.Package},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s, of the host's package lists (apt-get update gets them anew): %w", ErrPackage, c.Package, err)
+		return fmt.Errorf("%w: %s, of the host's package lists (apt-get update gets them anew): %w", ErrPackage, c.Package, err)
 	}
-	return filepath.Glob(filepath.Join(dir, "*.deb"))
+	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path"
-	"path/filepath"
 
 	"github.com/smolvm/smolvm/internal/image/rootfs"
 )
@@ -17,12 +16,19 @@ type kernelSource interface {
 	// tools are the programs that install needs.
 	tools() []tool
 	// install puts the kernel and the modules for booting into the image, and those for programs into
-	// the tree. It returns the kernel's version, and the files of the former in load order.
-	install(ctx context.Context, job *Job, tools map[string]string, tree *rootfs.Tree) (version string, boot []string, err error)
+	// the tree.
+	install(ctx context.Context, job *Job, tools map[string]string, tree *rootfs.Tree) (installed, error)
+}
+
+// installed is a kernel that was put into an image.
+type installed struct {
+	version string
+	pkg     string   // the package that has it, if one has
+	boot    []string // files of the modules for booting, in load order
 }
 
 var (
-	_ kernelSource = (*imageKernel)(nil)
+	_ kernelSource = (*usualKernel)(nil)
 	_ kernelSource = kernelChoice{}
 )
 
@@ -44,20 +50,20 @@ func (c kernelChoice) tools() []tool {
 }
 
 // install implements kernelSource.
-func (c kernelChoice) install(ctx context.Context, job *Job, tools map[string]string, tree *rootfs.Tree) (string, []string, error) {
+func (c kernelChoice) install(ctx context.Context, job *Job, tools map[string]string, tree *rootfs.Tree) (installed, error) {
 	l, err := c.linux(ctx, job, tools["dpkg-deb"])
 	if err != nil {
-		return "", nil, err
+		return installed{}, err
 	}
 	boot, err := l.install(job)
 	if err != nil {
-		return "", nil, err
+		return installed{}, err
 	}
 	modules, err := l.guestModules(ctx, job, tools["depmod"])
 	if err != nil {
-		return "", nil, err
+		return installed{}, err
 	}
-	return l.version, boot, putModules(ctx, tree, modules, l.version)
+	return installed{l.version, l.pkg, boot}, putModules(ctx, tree, modules, l.version)
 }
 
 // linux returns the kernel.
@@ -70,43 +76,6 @@ func (c kernelChoice) linux(ctx context.Context, job *Job, dpkgDeb string) (*lin
 		return nil, err
 	}
 	return job.linuxOfPackages(ctx, dpkgDeb, debs)
-}
-
-// imageKernel is the kernel of another image, which must stay until it is installed.
-type imageKernel struct{ image *Image }
-
-// tools implements kernelSource.
-func (k *imageKernel) tools() []tool { return []tool{{"debugfs", "e2fsprogs"}} }
-
-// install implements kernelSource.
-func (k *imageKernel) install(ctx context.Context, job *Job, tools map[string]string, tree *rootfs.Tree) (string, []string, error) {
-	if err := share(k.image.Kernel, filepath.Join(job.Dir, kernelFile)); err != nil {
-		return "", nil, fmt.Errorf("copy kernel: %w", err)
-	}
-	if err := os.Mkdir(filepath.Join(job.Dir, modulesDir), 0o755); err != nil {
-		return "", nil, fmt.Errorf("copy kernel: %w", err)
-	}
-	var files []string
-	for _, module := range k.image.Modules {
-		file := filepath.Base(module)
-		if err := share(module, filepath.Join(job.Dir, modulesDir, file)); err != nil {
-			return "", nil, fmt.Errorf("copy kernel: %w", err)
-		}
-		files = append(files, file)
-	}
-	// The other modules are in the filesystem of the image that has the kernel, which nobody
-	// needs to mount. debugfs ends well whatever happened.
-	version := k.image.KernelVersion
-	if _, err := job.run(ctx, command{name: tools["debugfs"], args: []string{
-		"-R", "rdump " + path.Join(guestModulesDir, version) + " .", k.image.RootFS,
-	}}); err != nil {
-		return "", nil, err
-	}
-	from := filepath.Join(job.Dir, version)
-	if !isThere(filepath.Join(from, "modules.dep")) {
-		return "", nil, fmt.Errorf("copy kernel modules from image %q: it has none", k.image.Name)
-	}
-	return version, files, putModules(ctx, tree, from, version)
 }
 
 func isThere(path string) bool {

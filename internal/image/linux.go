@@ -54,6 +54,7 @@ const guestModulesDir = "usr/lib/modules"
 // linux is a kernel that is put into an image.
 type linux struct {
 	version string
+	pkg     string // that has it, if one has
 	vmlinux []byte
 	modules *kernel.Modules
 	dir     string   // of the modules on the host, a /lib/modules/VERSION; empty: there are none
@@ -116,7 +117,16 @@ func (j *Job) linuxOfPackages(ctx context.Context, dpkgDeb string, debs []string
 	if err != nil {
 		return nil, fmt.Errorf("unpack kernel: %w", err)
 	}
-	return newLinux(ctx, file, modulesBelow(unpacked))
+	l, err := newLinux(ctx, file, modulesBelow(unpacked))
+	if err == nil {
+		l.pkg = packageOfDeb(debs[0])
+	}
+	return l, err
+}
+
+// removeKernel undoes an install.
+func (j *Job) removeKernel() error {
+	return errors.Join(os.RemoveAll(filepath.Join(j.Dir, kernelFile)), os.RemoveAll(filepath.Join(j.Dir, modulesDir)))
 }
 
 // modulesBelow are where a root filesystem has the modules of a version: in /lib or, in newer

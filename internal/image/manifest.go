@@ -22,6 +22,7 @@ const (
 type Manifest struct {
 	Description   string   `json:"description"`
 	KernelVersion string   `json:"kernel_version"`
+	KernelPackage string   `json:"kernel_package,omitempty"` // that has the kernel, if one has
 	Env           []string `json:"env,omitempty"`
 	// Config is what a container image says of its commands.
 	Config Config `json:"config,omitzero"`
@@ -66,6 +67,7 @@ func load(name, dir string) (*Image, error) {
 		Description:   rec.Description,
 		Created:       rec.Created,
 		KernelVersion: rec.KernelVersion,
+		KernelPackage: rec.KernelPackage,
 		From:          rec.From,
 		Digest:        rec.Digest,
 		Config:        rec.Config,

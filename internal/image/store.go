@@ -32,6 +32,8 @@ type Store struct {
 	dir    string
 	log    *slog.Logger
 	source Source // of images that are made of packages
+	// kernelPackage is the package of the usual kernel, or empty.
+	kernelPackage func() string
 }
 
 // Options say where a store is.
@@ -45,7 +47,7 @@ type Options struct {
 
 // NewStore returns a store.
 func NewStore(opts Options) *Store {
-	return &Store{opts: opts, dir: opts.Dir, log: opts.Log, source: newDebian()}
+	return &Store{opts: opts, dir: opts.Dir, log: opts.Log, source: newDebian(), kernelPackage: hostKernelPackage}
 }
 
 // Get returns the image of that name: the store's own, or else a shared one. Its

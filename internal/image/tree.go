@@ -32,18 +32,21 @@ const kernelHook = `set -eu
 export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
 mkdir "$1/` + kernelDebs + `"
 cd "$1/` + kernelDebs + `"
-` + kernelScript
+` + kernelName + kernelDownload
 
-// kernelScript downloads into the working directory the packages of the kernel that a package is,
-// or depends on. Ubuntu has the modules in one of their own.
-const kernelScript = `set -eu
+// kernelName finds the package of the kernel that the package in $SMOLVM_KERNEL is, or depends on,
+// and kernelDownload gets it into the working directory. Ubuntu has the modules in one of their own.
+const (
+	kernelName = `set -eu
 image=$(apt-cache depends "$SMOLVM_KERNEL" | sed -n 's/^ *|\{0,1\}Depends: \(linux-image-[0-9][^ ]*\)$/\1/p' | head -n 1)
 case "$SMOLVM_KERNEL" in linux-image-[0-9]*) image="$SMOLVM_KERNEL" ;; esac
 test -n "$image" || { echo "package $SMOLVM_KERNEL names no kernel" >&2; exit 1; }
-modules="linux-modules-${image#linux-image-}"
+`
+	kernelDownload = `modules="linux-modules-${image#linux-image-}"
 apt-cache show "$modules" >/dev/null 2>&1 || modules=
 apt-get --quiet --quiet download "$image" $modules
 `
+)
 
 // dpkgOptions keep out what nobody reads in a virtual machine. They hold for packages
 // that are installed later, too.
