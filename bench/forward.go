@@ -22,7 +22,7 @@ func measureForwarding(ctx context.Context, set settings) (_ string, err error) 
 		return "", err
 	}
 	defer func() { err = errors.Join(err, w.Close(), nothingLeft()) }()
-	versions, err := w.tools.versions()
+	versions, err := w.tools.versions("docker.io", "iperf3", "openssh-client", "openssh-server", "passt", "socat", "wrk")
 	if err != nil {
 		return "", err
 	}

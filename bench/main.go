@@ -35,13 +35,14 @@ const (
 	partCommand   = "command"
 	partForward   = "forward"
 	partForwardVM = "forward-vm"
+	partPull      = "pull"
 )
 
 func main() {
 	linktest.Main()
 	playRole()
 	out := flag.String("out", "bench/RESULTS.md", "file to write")
-	only := flag.String("only", "", "measure these parts only, separated by commas: vm, start, copies, command, forward, forward-vm")
+	only := flag.String("only", "", "measure these parts only, separated by commas: vm, start, copies, command, forward, forward-vm, pull")
 	var set settings
 	flag.IntVar(&set.rounds, "rounds", 6, "rounds of every comparison of forwarding")
 	seconds := flag.Float64("seconds", 1, "length of one measurement of throughput")
@@ -79,6 +80,7 @@ func run(out, only string, set settings) error {
 		{partCommand, measureCommand},
 		{partForward, measureForwarding},
 		{partForwardVM, measureForwardingToVM},
+		{partPull, measurePulls},
 	} {
 		if only != "" && !slices.Contains(strings.Split(only, ","), p.name) {
 			continue

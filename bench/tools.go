@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -29,17 +30,17 @@ func (t tools) command(program string, args ...string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// versions says which programs these are: "socat 1.7, wrk 4.1".
-func (t tools) versions() (string, error) {
+// versions says which these programs are: "socat 1.7, wrk 4.1".
+func (t tools) versions(programs ...string) (string, error) {
 	list, err := os.ReadFile(filepath.Join(filepath.Dir(t.root), "versions"))
 	if err != nil {
 		return "", err
 	}
-	var programs []string
+	var found []string
 	for line := range strings.Lines(string(list)) {
-		if !strings.HasPrefix(line, "lib") {
-			programs = append(programs, strings.TrimSpace(line))
+		if name, _, _ := strings.Cut(line, " "); slices.Contains(programs, name) {
+			found = append(found, strings.TrimSpace(line))
 		}
 	}
-	return strings.Join(programs, ", "), nil
+	return strings.Join(found, ", "), nil
 }

@@ -11,6 +11,7 @@ packages=(
   openssh-client openssh-server libwrap0     # ssh -L
   docker.io                                  # docker-proxy
   socat passt
+  skopeo umoci libgpgme11 libassuan0 libdevmapper1.02.1 # images from registries
 )
 dir=${XDG_CACHE_HOME:-$HOME/.cache}/smolvm-bench
 

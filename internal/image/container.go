@@ -79,7 +79,6 @@ func (c *container) readOnce(ctx context.Context, job *Job) (*rootfs.Tree, *oci.
 	if err != nil {
 		return nil, nil, &fetchError{err}
 	}
-	job.Stage(stageRead, containerStages)
 	layers := make([]rootfs.Layer, 0, len(img.Layers))
 	size := int64(0)
 	for i, l := range img.Layers {
@@ -89,7 +88,7 @@ func (c *container) readOnce(ctx context.Context, job *Job) (*rootfs.Tree, *oci.
 		})
 		size += l.Size
 	}
-	tree, err := rootfs.Read(ctx, layers, rootfs.Limits{}, job.bytes(size))
+	tree, err := readLayers(ctx, job, layers, size, containerStages)
 	return tree, img, err
 }
 

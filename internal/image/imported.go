@@ -30,10 +30,11 @@ var _ Source = (*imported)(nil)
 // The stages of an import, in their order.
 const (
 	stageFetch      = "fetch layers" // of a container image
+	stageLayers     = "unpack layers"
 	stageRead       = "read files"
 	stageGetKernel  = "get kernel"
-	importStages    = 3 // with stageWrite
-	containerStages = 4
+	importStages    = 4 // with stageWrite
+	containerStages = importStages + 1
 )
 
 // Build implements Source.
@@ -56,7 +57,7 @@ func (i *imported) Build(ctx context.Context, job *Job) (Manifest, error) {
 	}
 	job.Stage(stageWrite, contents.stages)
 	err = contents.tree.WriteExt4(ctx, filepath.Join(job.Dir, rootFSFile), rootfs.Ext4Options{
-		Mke2fs: tools["mke2fs"], Size: roomFor(contents.tree), Label: rootLabel, Progress: job.bytes(contents.size),
+		Mke2fs: tools["mke2fs"], Size: roomFor(contents.tree), Label: rootLabel, Progress: job.bytes(contents.tree.Bytes()),
 	})
 	if err != nil {
 		return Manifest{}, i.blame(err)
@@ -77,7 +78,6 @@ func (i *imported) Build(ctx context.Context, job *Job) (Manifest, error) {
 type contents struct {
 	tree    *rootfs.Tree
 	stages  int
-	size    int64 // bytes of the layers, as stored; 0 if it is not known
 	config  Config
 	digest  string
 	release func() // to be called when the tree is written
@@ -90,18 +90,19 @@ func (i *imported) read(ctx context.Context, job *Job) (*contents, error) {
 	var err error
 	switch i.from.Kind {
 	case oci.Dir:
+		c.stages--
 		job.Stage(stageRead, c.stages)
 		c.tree, err = rootfs.FromDir(ctx, i.from.Path, rootfs.Limits{})
 		return c, err
 	case oci.Tar:
-		job.Stage(stageRead, c.stages)
-		if info, err := os.Stat(i.from.Path); err == nil {
-			c.size = info.Size()
+		info, err := os.Stat(i.from.Path)
+		if err != nil {
+			return c, err
 		}
-		c.tree, err = rootfs.Read(ctx, []rootfs.Layer{{
+		c.tree, err = readLayers(ctx, job, []rootfs.Layer{{
 			Name: filepath.Base(i.from.Path),
 			Open: func() (io.ReadCloser, error) { return os.Open(i.from.Path) },
-		}}, rootfs.Limits{}, job.bytes(c.size))
+		}}, info.Size(), c.stages)
 		return c, err
 	case oci.Registry, oci.Layout, oci.OCIArchive, oci.DockerArchive:
 		return c, i.readContainer(ctx, job, c)
@@ -122,13 +123,25 @@ func (i *imported) readContainer(ctx context.Context, job *Job, c *contents) err
 		return err
 	}
 	c.tree, c.stages, c.config, c.digest = tree, containerStages, img.Config, img.Digest
-	for _, l := range img.Layers {
-		c.size += l.Size
-	}
 	if dir := img.Config.WorkingDir; dir != "" {
 		return makeDirectories(tree, dir) // it need not be in any layer
 	}
 	return nil
+}
+
+// readLayers reads layers of so many bytes.
+func readLayers(ctx context.Context, job *Job, layers []rootfs.Layer, size int64, stages int) (*rootfs.Tree, error) {
+	job.Stage(stageLayers, stages)
+	dir := filepath.Join(job.Dir, "layers")
+	if err := os.RemoveAll(dir); err != nil { // of an attempt before
+		return nil, fmt.Errorf("unpack layers: %w", err)
+	}
+	layers, err := rootfs.Unpack(ctx, layers, dir, job.bytes(size))
+	if err != nil {
+		return nil, err
+	}
+	job.Stage(stageRead, stages)
+	return rootfs.Read(ctx, layers, rootfs.Limits{}, nil)
 }
 
 // makeDirectories makes a directory of an absolute path, and those above it, unless they are there.

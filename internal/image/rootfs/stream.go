@@ -173,24 +173,32 @@ func decompress(r io.Reader) (plain io.Reader, release func(), err error) {
 	}
 	nothing := func() {}
 	switch {
-	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
+	case isGzip(head):
 		plain, err = gzip.NewReader(buffered)
 		return plain, nothing, err
-	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}), isSkippable(head):
+	case isZstd(head):
 		decoder, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
 			return nil, nil, err
 		}
 		return windowed{decoder}, decoder.Close, nil
-	case bytes.Equal(head, []byte(xzMagic)):
+	case isXZ(head):
 		return &xzReader{r: buffered}, nothing, nil
 	}
 	return buffered, nothing, nil
 }
 
-// isSkippable tells whether a frame of zstd begins here that is not data.
-func isSkippable(head []byte) bool {
-	return len(head) >= 4 && head[0]&0xf0 == 0x50 && bytes.Equal(head[1:4], []byte{0x2a, 0x4d, 0x18})
+// isCompressed tells by its first bytes whether a layer is.
+func isCompressed(head []byte) bool { return isGzip(head) || isZstd(head) || isXZ(head) }
+
+func isGzip(head []byte) bool { return bytes.HasPrefix(head, []byte{0x1f, 0x8b}) }
+
+func isXZ(head []byte) bool { return bytes.Equal(head, []byte(xzMagic)) }
+
+// isZstd tells whether a frame of zstd begins here, even one that is not data.
+func isZstd(head []byte) bool {
+	skippable := len(head) >= 4 && head[0]&0xf0 == 0x50 && bytes.Equal(head[1:4], []byte{0x2a, 0x4d, 0x18})
+	return skippable || bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd})
 }
 
 // windowed says in the words of this package that a window is too large.
