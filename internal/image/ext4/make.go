@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // MakeOptions say what filesystem to make.
@@ -72,6 +73,8 @@ func (o *MakeOptions) run(ctx context.Context, path, extended string) error {
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
+	case err != nil && strings.Contains(strings.ToLower(string(out)), syscall.ENOSPC.Error()):
+		return fmt.Errorf("make filesystem %s: %w", path, syscall.ENOSPC)
 	case err != nil:
 		return fmt.Errorf("make filesystem with %s: %w: %s", o.Mke2fs, err, strings.TrimSpace(string(out)))
 	}
