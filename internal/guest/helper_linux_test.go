@@ -21,10 +21,12 @@ func helpers() map[string]func() error {
 		"end processes": helpEndProcesses,
 		"mounts":        helpMounts,
 		"signals":       helpSignals,
+		"launch":        helpLaunch,
 	}
 }
 
 func TestMain(m *testing.M) {
+	HelperMain()
 	name, ok := os.LookupEnv(helperVariable)
 	if !ok {
 		os.Exit(m.Run())

@@ -31,10 +31,10 @@ const poweringOff = "smolvm-guest: powering off\n"
 const probeParameter = "smolvm.probe"
 
 // Main boots the guest and serves it until it powers off. It does not return in a
-// process that is PID 1, nor where SFTPMain does not; in any other it changes nothing and
+// process that is PID 1, nor where HelperMain does not; in any other it changes nothing and
 // returns an error.
 func Main() error {
-	SFTPMain()
+	HelperMain()
 	if os.Getpid() != 1 {
 		return fmt.Errorf("this program boots a SmolVM guest: it must be PID 1")
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +22,9 @@ type Reaper struct {
 	reaped   chan struct{} // has a token after a child went
 	stop     context.CancelFunc
 	stopped  chan struct{}
+
+	// detours is how many reasons there are to start processes by way of a launcher.
+	detours atomic.Int32
 }
 
 // child is a process that a Reaper started.
@@ -88,10 +92,18 @@ func (r *Reaper) reap() bool {
 	return true
 }
 
-// start starts a process as syscall.ForkExec does. The lock keeps reap away both
+// start starts a process as syscall.ForkExec does.
+func (r *Reaper) start(program string, argv []string, attr *syscall.ProcAttr) (*child, error) {
+	if r.detours.Load() > 0 {
+		return r.launch(program, argv, attr)
+	}
+	return r.fork(program, argv, attr)
+}
+
+// fork starts a process. The lock keeps reap away both
 // until the child is known and from a child that could not execute the program,
 // which ForkExec collects itself.
-func (r *Reaper) start(program string, argv []string, attr *syscall.ProcAttr) (*child, error) {
+func (r *Reaper) fork(program string, argv []string, attr *syscall.ProcAttr) (*child, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	pid, err := syscall.ForkExec(program, argv, attr)

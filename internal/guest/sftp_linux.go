@@ -11,13 +11,12 @@ import (
 // sftpName is the name that this program has as an SFTP server.
 const sftpName = "smolvm-sftp"
 
-// SFTPMain must come first in a program that has a Server: in a process that the Server
-// started for it, it serves the SFTP protocol on the standard input and output, from the
-// working directory, and never returns.
+// sftpMain serves the SFTP protocol on the standard input and output, from the working directory, if
+// this process was started for it.
 //
 // That is done in a process of its own since the protocol lets a client wait for ever, for
 // the writer of a pipe, say, and so that PID 1 has nothing to fear from it.
-func SFTPMain() {
+func sftpMain() {
 	if os.Args[0] != sftpName {
 		return
 	}

@@ -26,7 +26,7 @@ import (
 var reaper *guest.Reaper
 
 func TestMain(m *testing.M) {
-	guest.SFTPMain()
+	guest.HelperMain()
 	reaper = guest.NewReaper()
 	// What a test leaves in the background becomes a child of this process, as it
 	// becomes one of PID 1.

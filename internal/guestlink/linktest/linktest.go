@@ -33,7 +33,7 @@ const listenerFile = 3
 // Main must come first in main, or in TestMain: in a process that Start started it
 // serves as the guest and never returns.
 func Main() {
-	guest.SFTPMain()
+	guest.HelperMain()
 	if os.Getenv(guestVariable) == "" {
 		return
 	}
