@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -39,6 +40,7 @@ func Main() error {
 		return fmt.Errorf("this program boots a SmolVM guest: it must be PID 1")
 	}
 	RelaxCollector()
+	neverAlone()
 	b := &boot{off: make(chan struct{}, 1)}
 	mountErr := mountAll("/", earlyMounts())
 	b.openConsole()
@@ -66,6 +68,14 @@ type boot struct {
 	reaper  *Reaper
 	off     chan struct{} // has a token once the guest is to power off
 }
+
+// minProcessors is how many threads may run Go code at once, at least. One of them may just have
+// begun to wait in the kernel for what the host says next: were it the only one, what it has read
+// last would wait with it until the runtime finds out, which takes up to ten milliseconds.
+const minProcessors = 2
+
+// neverAlone has more than one thread run Go code even on one processor.
+func neverAlone() { runtime.GOMAXPROCS(max(minProcessors, runtime.NumCPU())) }
 
 // openConsole makes the console what the program logs to. Without one there is
 // nobody to tell.
