@@ -28,6 +28,7 @@ func payloads() (full, zero []Payload) {
 			Terminal: &Terminal{Term: "xterm", Columns: 80, Rows: -1}, Detach: true, PowerOff: true,
 		},
 		&Files{Op: FilesPack, Path: "/etc", Mode: 0o644, Follow: true},
+		&Folder{Path: "/work", ReadOnly: true},
 		&Listeners{TCP: map[uint16]Scope{22: ScopeNetwork, 65535: ScopeLoopback}, UDP: map[uint16]Scope{0: ""}},
 	}
 	for _, p := range full {

@@ -54,6 +54,11 @@ const (
 	// RequestEnd: without that it has broken off, and the guest does so, too. The guest ends with RequestFilesDone, whose payload is a Failure, empty
 	// if all went well, and closes the channel.
 	ChannelFiles = "files@smolvm"
+	// ChannelFolder mounts a folder of the host. Its payload is a Folder. It is accepted once that is
+	// mounted, and refused with a Failure as the message if it cannot be. On it go the messages of
+	// FUSE, each of which begins with its length: the guest's kernel asks, the host answers. With the
+	// channel the mount ends.
+	ChannelFolder = "folder@smolvm"
 	// ChannelPing is always refused, at once: that is the answer. Unlike a global
 	// request it never waits behind another request.
 	ChannelPing = "ping@smolvm"
@@ -215,6 +220,19 @@ type Files struct {
 	// Follow: FilesPack follows Path itself if it is a symbolic link.
 	Follow bool `json:"follow,omitempty"`
 }
+
+// Folder is the payload of ChannelFolder.
+type Folder struct {
+	Path     string // where to mount it; made if it is missing
+	ReadOnly bool
+}
+
+const (
+	// FolderMessageHead is what a message on a ChannelFolder may have beside data, in bytes.
+	FolderMessageHead = 4 << 10
+	// MaxFolderMessage is the longest message, in bytes.
+	MaxFolderMessage = 256<<10 + FolderMessageHead
+)
 
 // ExitStatus is how a command ended.
 type ExitStatus struct {

@@ -83,6 +83,11 @@ func (f *Files) fields(c *codec) {
 	c.flag(&f.Follow)
 }
 
+func (f *Folder) fields(c *codec) {
+	text(c, &f.Path)
+	c.flag(&f.ReadOnly)
+}
+
 func (l *Listeners) fields(c *codec) {
 	c.ports(&l.TCP)
 	c.ports(&l.UDP)
