@@ -50,6 +50,7 @@ type Server struct {
 	nudge  *nudge // given when a command starts
 
 	sockets socketTable
+	folders folders
 	buffers wire.Buffers
 
 	mu       sync.Mutex
@@ -212,6 +213,8 @@ func (s *Server) channel(ctx context.Context, p *peer, open ssh.NewChannel) {
 		s.exec(ctx, p, open)
 	case t == guestapi.ChannelFiles && p.host:
 		s.files(ctx, p, open)
+	case t == guestapi.ChannelFolder && p.host:
+		s.folder(ctx, p, open)
 	default:
 		_ = open.Reject(ssh.UnknownChannelType, "unknown channel type")
 	}
