@@ -5,6 +5,7 @@ import (
 	"github.com/smolvm/smolvm/internal/forward"
 	"github.com/smolvm/smolvm/internal/image"
 	"github.com/smolvm/smolvm/internal/machine"
+	"github.com/smolvm/smolvm/internal/share"
 	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
@@ -51,6 +52,8 @@ var (
 	ErrInvalidName = store.ErrInvalidName
 	// ErrInvalidOption: an option is out of its range.
 	ErrInvalidOption = machine.ErrInvalidOption
+	// ErrFolder: a folder of the host cannot be shared; the message says why.
+	ErrFolder = share.ErrFolder
 	// ErrImageNotFound: there is no image of that name, and no way to make it.
 	ErrImageNotFound = image.ErrNotFound
 	// ErrImageInUse: VMs are made on the image.

@@ -95,6 +95,18 @@ func Env(entries ...string) Option {
 // Network chooses how the VM reaches the network. The default is NetworkAuto.
 func Network(mode NetworkMode) Option { return func(c *config) { c.spec.Network = mode } }
 
+// SharedFolder is a folder of the host that a guest has. Its JSON is a contract, as that of [Info] is.
+type SharedFolder = machine.SharedFolder
+
+// Share gives the guest folders of the host, which it sees at paths of its own as they are on the
+// host now, and may change unless they are ReadOnly. A Host that is relative counts from the
+// current directory. They are kept with the VM, and must be there whenever it is made or started:
+// else that fails with ErrFolder. What a guest may do there is told in docs/folders.md. Share may
+// be given several times.
+func Share(folders ...SharedFolder) Option {
+	return func(c *config) { c.spec.Shares = append(c.spec.Shares, folders...) }
+}
+
 // Keep lets the VM outlive this program: [VM.Close] stops it but keeps it, and
 // [Open] finds it again. Without it the VM is deleted when this program closes it
 // or dies.

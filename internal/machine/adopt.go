@@ -139,6 +139,7 @@ func (v *VM) takeOver(ctx context.Context, claim *store.Claim, where vmm.Adoptio
 	if r.identity, err = h.identity(rec, img, r.net.guest); err != nil {
 		return nil, err
 	}
+	r.folders = reopenFolders(claim.Dir(), rec, r.log)
 	r.paused.Store(r.machine.Paused())
 	r.channel = guestlink.Reopen(r.channelConfig())
 	r.serve(h, rec.Name)

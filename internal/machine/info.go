@@ -29,6 +29,9 @@ type Info struct {
 	Dir       string    `json:"dir"`
 	Console   string    `json:"console,omitempty"` // path of the guest's console log
 
+	// Shares are the folders of the host that the guest has.
+	Shares []SharedFolder `json:"shares,omitempty"`
+
 	// Owner is the process that runs the VM, or holds it for another reason.
 	Owner OwnerInfo `json:"owner,omitzero"`
 
@@ -123,7 +126,7 @@ func infoOf(e store.Entry) Info {
 	}
 	info := Info{
 		Name: e.Name, Status: StatusCreated, Image: e.Image, ImageID: e.ImageID, Created: e.Created, Started: e.Started,
-		MemoryMiB: e.MemoryMiB, CPUs: e.CPUs, DiskSize: e.DiskSize, Disks: e.Disks, Env: e.Env, Keep: !e.Ephemeral,
+		MemoryMiB: e.MemoryMiB, CPUs: e.CPUs, DiskSize: e.DiskSize, Disks: e.Disks, Env: e.Env, Shares: e.Shares, Keep: !e.Ephemeral,
 		Dir: e.Dir, Console: filepath.Join(e.Dir, vmm.ConsoleLog), Network: NetworkInfo{Mode: NetworkMode(e.Network)}, Forwards: []forward.Forward{},
 	}
 	switch {

@@ -28,6 +28,7 @@ type run struct {
 	stages            []timing.Stage // of the start; nil: this process did not see it
 	net               *connection
 	identity          *identity
+	folders           *folders
 	channel           *guestlink.Channel
 	forwards          *forward.Manager
 	listeners         *listeners
@@ -65,6 +66,9 @@ func (r *run) release() error {
 	}
 	if r.machine != nil {
 		errs = append(errs, r.machine.Kill())
+	}
+	if r.folders != nil {
+		errs = append(errs, r.folders.close())
 	}
 	if r.net != nil {
 		errs = append(errs, r.net.Close())

@@ -35,7 +35,8 @@ type Spec struct {
 	Disks     []Disk           // besides the VM's own
 	Env       []string
 	Network   NetworkMode // default: NetworkAuto
-	Keep      bool        // the VM outlives the program that made it
+	Shares    []SharedFolder
+	Keep      bool // the VM outlives the program that made it
 }
 
 // DefaultImage is the image of a VM that asks for none.
@@ -99,6 +100,9 @@ func (s Spec) complete() (Spec, error) {
 	s.DiskSize = (s.DiskSize + sectorSize - 1) / sectorSize * sectorSize
 	var err error
 	if s.Disks, err = completeDisks(s.Disks); err != nil {
+		return s, err
+	}
+	if s.Shares, err = completeFolders(s.Shares); err != nil {
 		return s, err
 	}
 	return s, checkEnv(s.Env)

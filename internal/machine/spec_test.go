@@ -2,6 +2,8 @@ package machine
 
 import (
 	"errors"
+	"os"
+	"slices"
 	"testing"
 
 	"github.com/smolvm/smolvm/internal/store"
@@ -32,6 +34,14 @@ func TestSpecRefused(t *testing.T) {
 		"no value":         {Env: []string{"A"}},
 		"no variable":      {Env: []string{"=b"}},
 		"NUL in variables": {Env: []string{"A=\x00"}},
+		"no host folder":   {Shares: []SharedFolder{{Guest: "/a"}}},
+		"no guest path":    {Shares: []SharedFolder{{Host: "/"}}},
+		"relative path":    {Shares: []SharedFolder{{Host: "/", Guest: "a"}}},
+		"NUL in a path":    {Shares: []SharedFolder{{Host: "/", Guest: "/a\x00"}}},
+		"root":             {Shares: []SharedFolder{{Host: "/", Guest: "/a/.."}}},
+		"devices":          {Shares: []SharedFolder{{Host: "/", Guest: "/a/../dev/shm"}}},
+		"one path twice":   {Shares: []SharedFolder{{Host: "/", Guest: "/a"}, {Host: "/tmp", Guest: "//a/"}}},
+		"many folders":     {Shares: make([]SharedFolder, maxFolders+1)},
 	} {
 		if got, err := spec.complete(); !errors.Is(err, ErrInvalidOption) {
 			t.Errorf("%s: got %+v, %v; want ErrInvalidOption", name, got, err)
@@ -46,5 +56,21 @@ func TestNotRunningMessage(t *testing.T) {
 		if err.Error() != "cannot expose port: VM is stopped" || !errors.Is(err, ErrNotRunning) {
 			t.Errorf("%s: %v", status, err)
 		}
+	}
+}
+
+func TestSpecShares(t *testing.T) {
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	given := []SharedFolder{{Host: "sub/..", Guest: "/z/../b/c/"}, {Host: "/tmp/", Guest: "/b", ReadOnly: true}}
+	spec, err := Spec{Shares: given}.complete()
+	want := []SharedFolder{{Host: "/tmp", Guest: "/b", ReadOnly: true}, {Host: here, Guest: "/b/c"}}
+	if err != nil || !slices.Equal(spec.Shares, want) {
+		t.Errorf("got %+v, %v", spec.Shares, err)
+	}
+	if given[0].Host != "sub/.." {
+		t.Error("what was given is changed")
 	}
 }

@@ -94,6 +94,9 @@ func (v *VM) boot(ctx context.Context, claim *store.Claim) (_ *run, err error) {
 			err = errors.Join(err, r.release())
 		}
 	}()
+	if r.folders, err = openFolders(claim.Dir(), rec, r.log); err != nil {
+		return nil, err
+	}
 	img, err := h.images.Find(rec.Image, rec.ImageID)
 	if err != nil {
 		return nil, err
@@ -234,9 +237,17 @@ func (h *Host) identity(rec store.Record, img *image.Image, net *guestapi.Networ
 // channelConfig says how the guest of a run is reached.
 func (r *run) channelConfig() guestlink.ChannelConfig {
 	return guestlink.ChannelConfig{
-		Dial: r.machine.Channel, Prepare: r.identity.give, Ended: r.machine.Done(),
+		Dial: r.machine.Channel, Prepare: r.prepare, Ended: r.machine.Done(),
 		Emulated: r.accelerator == vmm.TCG, Log: r.log,
 	}
+}
+
+// prepare tells a guest who it is, and gives it its folders.
+func (r *run) prepare(ctx context.Context, link *guestlink.Link) error {
+	if err := r.identity.give(ctx, link); err != nil {
+		return err
+	}
+	return r.folders.mount(ctx, link)
 }
 
 // meet waits for the guest and gives it its identity. It gives up when the machine ends.

@@ -55,6 +55,9 @@ func (h *Host) Create(ctx context.Context, spec Spec) (*VM, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkFolders(spec.Shares); err != nil {
+		return nil, err
+	}
 	// Nobody removes the image before the record says that it is in use.
 	img, release, err := h.images.Acquire(ctx, spec.Image, spec.Pull, h.opts.Progress)
 	if err != nil {
@@ -70,6 +73,7 @@ func (h *Host) Create(ctx context.Context, spec Spec) (*VM, error) {
 	v, err := h.claimNew(ctx, store.Record{
 		Name: spec.Name, Image: img.Name, ImageID: img.ID, MemoryMiB: spec.MemoryMiB, CPUs: spec.CPUs,
 		DiskSize: spec.DiskSize, Disks: spec.Disks, Env: spec.Env, Network: string(spec.Network), Ephemeral: !spec.Keep,
+		Shares: spec.Shares,
 	}, generated)
 	if err != nil {
 		return nil, err

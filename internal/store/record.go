@@ -33,6 +33,8 @@ type Record struct {
 	Disks     []Disk    `json:"disks,omitempty"` // besides its own
 	Env       []string  `json:"env,omitempty"`
 	Network   string    `json:"network"`
+	// Shares are the folders of the host that the guest has, in the order in which they are mounted.
+	Shares []SharedFolder `json:"shares,omitempty"`
 	// Ephemeral VMs are removed when they end, or when the program that made them does.
 	Ephemeral bool `json:"ephemeral"`
 	// HostKey is the PEM private key of the guest's SSH server.
@@ -53,6 +55,13 @@ type Record struct {
 	Run *Run `json:"run,omitempty"`
 	// OwnerPID is the process that holds, or held last, the VM's lock.
 	OwnerPID int `json:"owner_pid"`
+}
+
+// SharedFolder is a folder of the host that a guest has.
+type SharedFolder struct {
+	Host     string `json:"host"`  // absolute path
+	Guest    string `json:"guest"` // where it is in the guest: absolute path
+	ReadOnly bool   `json:"read_only,omitempty"`
 }
 
 // Run is what a new owner has to know of a VM that runs.

@@ -47,6 +47,8 @@ type Snapshot struct {
 	Env       []string `json:"env,omitempty"`
 	Network   string   `json:"network"`
 
+	Shares []SharedFolder `json:"shares,omitempty"`
+
 	// Dir is where it is, and Err says why it cannot be read: then only Name is set besides.
 	Dir string `json:"-"`
 	Err error  `json:"-"`
