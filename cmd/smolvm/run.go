@@ -54,6 +54,7 @@ ended smolvm or the command.`,
   smolvm run -it -- bash
   smolvm run -p 8000 -- python3 -m http.server 8000
   smolvm run -p 8080:80 -p 5432 -p 5353:53/udp --memory 1024
+  smolvm run -v .:/work -- ls -l /work
   smolvm run -d --name web -p 8000 -- python3 -m http.server 8000
   echo 'print(6 * 7)' | smolvm run -i -- python3 -`,
 		Args:              f.checkArgs,

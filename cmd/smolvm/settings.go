@@ -31,6 +31,7 @@ func settings() []setting {
 		{"cpus", 1, nil, "number of processors"},
 		{"disk", 0, nil, "size of the disk in `GiB` (default: the image's)"},
 		{"network", "auto", []string{"auto", "nat", "user", "none"}, "how the VM reaches the network: auto, nat, user or none"},
+		{"volumes_read_only", false, nil, "share folders read-only unless :rw says otherwise"},
 		{"accel", "", []string{"kvm", "tcg"}, "force an accelerator: kvm or tcg"},
 		{"cold", false, nil, "boot the guest, do not go on from a template"},
 		{"transport", "", []string{"nftables", "ssh_tunnel"}, "force a transport for ports: nftables or ssh_tunnel"},
@@ -44,14 +45,6 @@ func (s setting) flag() string { return strings.ReplaceAll(s.key, "_", "-") }
 
 // variable is the environment variable of the setting.
 func (s setting) variable() string { return "SMOLVM_" + strings.ToUpper(s.key) }
-
-// shorthand is the one letter that does for the flag.
-func (s setting) shorthand() string {
-	if s.key == "verbose" {
-		return "v"
-	}
-	return ""
-}
 
 // parse reads a value from text.
 func (s setting) parse(text string) (any, error) {
@@ -109,11 +102,11 @@ func settingVar(cmd *cobra.Command, flags *pflag.FlagSet, to any, key string) {
 	s := all[slices.IndexFunc(all, func(s setting) bool { return s.key == key })]
 	switch to := to.(type) {
 	case *string:
-		flags.StringVarP(to, s.flag(), s.shorthand(), s.standard.(string), s.help)
+		flags.StringVar(to, s.flag(), s.standard.(string), s.help)
 	case *int:
-		flags.IntVarP(to, s.flag(), s.shorthand(), s.standard.(int), s.help)
+		flags.IntVar(to, s.flag(), s.standard.(int), s.help)
 	case *bool:
-		flags.BoolVarP(to, s.flag(), s.shorthand(), s.standard.(bool), s.help)
+		flags.BoolVar(to, s.flag(), s.standard.(bool), s.help)
 	}
 	if s.choices != nil {
 		// It fails only for a flag that does not exist.

@@ -20,6 +20,10 @@ type vmFlags struct {
 	disks   []string
 	env     []string
 	network string
+	volumes []string
+
+	// readOnly is for volumes that do not say it.
+	readOnly bool
 }
 
 func (f *vmFlags) register(g *globals, cmd *cobra.Command) {
@@ -34,7 +38,10 @@ func (f *vmFlags) register(g *globals, cmd *cobra.Command) {
 	settingVar(cmd, flags, &f.network, "network")
 	flags.StringArrayVar(&f.disks, "attach", nil, "give the VM another disk, /dev/vdb and so on: `FILE[:ro]`, qcow2 if it is called so, else raw (may be repeated)")
 	flags.StringArrayVarP(&f.env, "env", "e", nil, "set a variable for all commands in the VM: `NAME=VALUE`, or NAME to pass the host's on (may be repeated)")
-	// It fails only for a flag that does not exist.
+	flags.StringArrayVarP(&f.volumes, "volume", "v", nil, "share a folder of this host: `HOST:GUEST[:ro|rw]` (may be repeated)")
+	settingVar(cmd, flags, &f.readOnly, "volumes_read_only")
+	// These fail only for a flag that does not exist.
+	_ = cmd.RegisterFlagCompletionFunc("volume", cobra.FixedCompletions(nil, cobra.ShellCompDirectiveFilterDirs))
 	_ = cmd.RegisterFlagCompletionFunc("image", g.completeImages(0))
 }
 
@@ -63,9 +70,13 @@ const maxGiB = 1 << 30
 // options are the library's options that the flags stand for.
 func (f *vmFlags) options() ([]smolvm.Option, error) {
 	env, err := environment(f.env)
+	if err != nil {
+		return nil, err
+	}
+	folders, err := parseVolumes(f.volumes, f.readOnly)
 	return append(f.images.options(),
 		smolvm.Name(f.name), smolvm.Image(f.image), smolvm.PullImage(smolvm.PullPolicy(f.pull)), smolvm.Memory(f.memory), smolvm.CPUs(f.cpus),
 		smolvm.DiskSize(min(int64(f.disk), maxGiB)<<30), smolvm.Network(smolvm.NetworkMode(f.network)),
-		smolvm.Env(env...), smolvm.Disks(disks(f.disks)...),
+		smolvm.Env(env...), smolvm.Disks(disks(f.disks)...), smolvm.Share(folders...),
 	), err
 }
