@@ -32,6 +32,7 @@ const (
 	partVM        = "vm"
 	partStart     = "start"
 	partCopies    = "copies"
+	partFolders   = "folders"
 	partCommand   = "command"
 	partForward   = "forward"
 	partForwardVM = "forward-vm"
@@ -42,7 +43,7 @@ func main() {
 	linktest.Main()
 	playRole()
 	out := flag.String("out", "bench/RESULTS.md", "file to write")
-	only := flag.String("only", "", "measure these parts only, separated by commas: vm, start, copies, command, forward, forward-vm, pull")
+	only := flag.String("only", "", "measure these parts only, separated by commas: vm, start, copies, folders, command, forward, forward-vm, pull")
 	var set settings
 	flag.IntVar(&set.rounds, "rounds", 6, "rounds of every comparison of forwarding")
 	seconds := flag.Float64("seconds", 1, "length of one measurement of throughput")
@@ -77,6 +78,7 @@ func run(out, only string, set settings) error {
 		{partVM, measureVMs},
 		{partStart, measureStarts},
 		{partCopies, measureCopies},
+		{partFolders, measureFolders},
 		{partCommand, measureCommand},
 		{partForward, measureForwarding},
 		{partForwardVM, measureForwardingToVM},
