@@ -45,12 +45,26 @@ func Open(path string, readOnly bool) (*Folder, error) {
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", ErrFolder, &os.PathError{Op: "open", Path: path, Err: err})
 	}
-	f := &Folder{path: path, readOnly: readOnly, owner: currentOwner(), limit: minOpen, root: fd}
-	var files unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err == nil {
-		f.limit = int(min(max(files.Cur/openShare, minOpen), maxOpen))
+	f := &Folder{path: path, readOnly: readOnly, owner: currentOwner(), root: fd}
+	if err := f.look(); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w: %w", ErrFolder, err), unix.Close(fd))
 	}
 	return f, nil
+}
+
+// look finds out what this process may do.
+func (f *Folder) look() error {
+	fd, err := openBeneath(f.root, ".", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return fmt.Errorf("this system cannot open files safely (openat2, since Linux 5.6): %w", err)
+	}
+	_ = unix.Close(fd)
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
+		return fmt.Errorf("read limit of open files: %w", err)
+	}
+	f.limit = int(min(max(files.Cur/openShare, minOpen), maxOpen))
+	return nil
 }
 
 // begin returns the folder's directory, opened for a session that owns it.
