@@ -172,8 +172,10 @@ func (f *folders) mount(ctx context.Context, link *guestlink.Link) error {
 		case errors.As(err, &refused) && f.begun:
 			f.log.Warn("a shared folder could not be mounted again", "path", shared.Guest, "error", err)
 			continue
+		case refused != nil:
+			return fmt.Errorf("%w: %s with a guest of image %s: %w", share.ErrFolder, shared.Host, f.image, err)
 		case err != nil:
-			return fmt.Errorf("share %s with a guest of image %s: %w", shared.Host, f.image, err)
+			return err
 		}
 		go f.serve(shared, conn)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/smolvm/smolvm/internal/guestlink"
 	"github.com/smolvm/smolvm/internal/image"
 	"github.com/smolvm/smolvm/internal/saved"
+	"github.com/smolvm/smolvm/internal/share"
 	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/template"
 	"github.com/smolvm/smolvm/internal/timing"
@@ -156,7 +157,8 @@ func (v *VM) launch(ctx context.Context, claim *store.Claim, r *run, rec store.R
 		return ctx.Err()
 	}
 	if err == nil {
-		if err = v.resume(ctx, claim, r, cfg, t); err == nil || ctx.Err() != nil {
+		// That a guest cannot have a folder is not the template's fault.
+		if err = v.resume(ctx, claim, r, cfg, t); err == nil || ctx.Err() != nil || errors.Is(err, share.ErrFolder) {
 			return err
 		}
 		// Whatever is wrong with it, another start must not find out again.
