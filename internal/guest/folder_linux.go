@@ -18,6 +18,8 @@ import (
 
 const (
 	fuseDevice = "/dev/fuse"
+	// folderModule is the kernel's module for folders, and the type of file system that it brings.
+	folderModule = "fuse"
 	// folderType is what a mounted folder's filesystem is called in the guest.
 	folderType = "fuse.smolvm"
 	// folderSource is what is said to be mounted.
@@ -66,7 +68,7 @@ func (s *Server) mountFolder(ctx context.Context, payload []byte) (*folderMount,
 	if err := s.system.Ready(ctx); err != nil {
 		return nil, err
 	}
-	if err := ensureFilesystem("fuse"); err != nil {
+	if err := ensureFilesystem(folderModule); err != nil {
 		return nil, err
 	}
 	return s.folders.mount(f)

@@ -34,7 +34,7 @@ type System interface {
 	StepClock(time.Duration) (time.Time, error)
 	// Rehearse is like Configure, but leaves the guest without an identity.
 	Rehearse(context.Context, guestapi.Identity) error
-	// Rest writes out the disk and gives back what is not needed.
+	// Rest writes out the disk, gives back what is not needed, and has in memory what copies will.
 	Rest()
 	// PowerOff begins to power off. It does not wait.
 	PowerOff()

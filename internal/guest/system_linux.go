@@ -88,6 +88,9 @@ func (s *system) Rehearse(ctx context.Context, id guestapi.Identity) error {
 }
 
 func (s *system) Rest() {
+	if err := ensureFilesystem(folderModule); err != nil {
+		s.log.Debug("copies of this guest cannot have folders of the host", "error", err)
+	}
 	awaitClockSource(clockSourceFile, clockSourceLimit)
 	unix.Sync()
 	debug.FreeOSMemory()
