@@ -202,7 +202,7 @@ func TestUnprivileged(t *testing.T) {
 		cmd.Dir = "/"
 		return cmd
 	}
-	s := f.startServer(as(append([]string{"-v", "run"}, serveCommandOn("18000:8000")...)...))
+	s := f.startServer(as(append([]string{"--verbose", "run"}, serveCommandOn("18000:8000")...)...))
 	if s.transport != string(smolvm.SSHTunnel) || !strings.Contains(s.stderr.String(), "transport=ssh_tunnel") {
 		t.Errorf("transport is %s", s.transport)
 	}
