@@ -6,6 +6,8 @@
 //
 // It knows no names but those in the directories that it is given, follows no links and
 // believes sizes only as far as there is room.
+//
+// A [Reader] reads other filesystems of the kind, whoever wrote them.
 package ext4
 
 import (

@@ -175,6 +175,7 @@ func (f *filler) finish(path string) map[string]ext4test.Node {
 	if len(got) != len(f.want)+2 {
 		f.t.Errorf("there are %d names, not %d", len(got), len(f.want)+2)
 	}
+	same(f.t, scan(f.t, path), got)
 	return got
 }
 

@@ -26,11 +26,16 @@ const (
 	roomInBlock         = BlockSize - extendedHeaderBlock - extendedEnd
 )
 
-// namespaces are the numbers that stand for the beginnings of names.
-var namespaces = []struct {
+// namespace is a beginning of names, and the number that stands for it.
+type namespace struct {
 	prefix string
 	number byte
-}{
+}
+
+// isAccess tells whether it is the name of access control lists, which are kept in another form.
+func (n namespace) isAccess() bool { return strings.HasPrefix(n.prefix, "system.") }
+
+var namespaces = []namespace{
 	{"system.posix_acl_access", 2},
 	{"system.posix_acl_default", 3},
 	{"user.", 1},
@@ -104,7 +109,7 @@ func encodeAttribute(e Extended) (attribute, error) {
 		switch {
 		case !found:
 			continue
-		case strings.HasPrefix(n.prefix, "system."):
+		case n.isAccess():
 			if name != "" {
 				return attribute{}, errors.New("there is no such name")
 			}

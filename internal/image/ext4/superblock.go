@@ -21,17 +21,21 @@ const (
 	superGroupBlocks    = 0x20
 	superGroupInodes    = 0x28
 	superMagic          = 0x38
+	superState          = 0x3a
 	superRevision       = 0x4c
 	superFirstInode     = 0x54
 	superInodeSize      = 0x58
+	superCompatible     = 0x5c
 	superIncompatible   = 0x60
 	superReadOnly       = 0x64
 	superHashSeed       = 0xec
 	superHashVersion    = 0xfc
 	superDescriptorSize = 0xfe
+	superFirstMetaGroup = 0x104
 	superBlocksHigh     = 0x150
 	superFreeBlocksHigh = 0x158
 	superFlags          = 0x160
+	superBackups        = 0x24c // two groups
 )
 
 const (

@@ -2,6 +2,7 @@ package rootfs
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -76,6 +77,47 @@ func (t *Tree) put(path string, n *inode) error {
 	}
 	if err := t.link(parent, base, n, t.top()); err != nil {
 		return failed(path, err)
+	}
+	return nil
+}
+
+// Remove removes what is at a path, with all that is below. A symbolic link that the whole path
+// is is not followed. The root is only emptied, and what is not there stays so.
+func (t *Tree) Remove(path string) error {
+	name, err := clean(path)
+	if err != nil {
+		return failed(path, err)
+	}
+	dir, base := split(name)
+	parent, err := t.find(dir, true)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR):
+		return nil
+	case err != nil:
+		return failed(path, err)
+	case name == "":
+		return t.RemoveBelow(path)
+	case parent.isDir():
+		t.unlink(parent, base)
+	}
+	return nil
+}
+
+// RemoveBelow removes all that is in a directory at a path, if there is one.
+func (t *Tree) RemoveBelow(path string) error {
+	names, err := t.ReadDir(path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	n, err := t.find(path, true)
+	if err != nil {
+		return failed(path, err)
+	}
+	for _, name := range names {
+		t.unlink(n, name)
 	}
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
+	"slices"
 	"syscall"
 	"time"
 
@@ -85,4 +87,17 @@ func readOpened(n *inode, data []byte) error {
 	defer r.Close()
 	_, err = io.ReadFull(r, data)
 	return err
+}
+
+// ReadDir returns the names in the directory that a path leads to, sorted. Errors are those of
+// Lookup.
+func (t *Tree) ReadDir(path string) ([]string, error) {
+	n, err := t.find(path, true)
+	if err == nil && !n.isDir() {
+		err = syscall.ENOTDIR
+	}
+	if err != nil {
+		return nil, failed(path, err)
+	}
+	return slices.Sorted(maps.Keys(n.children)), nil
 }

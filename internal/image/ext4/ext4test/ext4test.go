@@ -3,6 +3,7 @@ package ext4test
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -134,7 +135,7 @@ var (
 	statLine   = regexp.MustCompile(`Mode: +0*(\d+) +Flags: 0x([0-9a-f]+)`)
 	ownerLine  = regexp.MustCompile(`User: +(-?\d+) +Group: +(-?\d+) .*Size: (\d+)`)
 	linksLine  = regexp.MustCompile(`Links: (\d+) +Blockcount: (\d+)`)
-	timeLine   = regexp.MustCompile(`mtime: 0x([0-9a-f]{8}):([0-9a-f]{8})`)
+	timeLine   = regexp.MustCompile(`mtime: 0x([0-9a-f]{8})(?::([0-9a-f]{8}))?`)
 	linkLine   = regexp.MustCompile(`(?s)Fast link dest: "(.*)"`)
 	deviceLine = regexp.MustCompile(`Device major/minor number: (\d+):(\d+)`)
 	extendedRE = regexp.MustCompile(`(?m)^  ((?:user|trusted|security|system)\..*) \((\d+)\)`)
@@ -153,7 +154,7 @@ func parseStat(t testing.TB, inode int, kind uint32, out string) Node {
 	if stat == nil || owner == nil || links == nil || when == nil {
 		t.Fatalf("debugfs: stat <%d>: %s", inode, out)
 	}
-	extra := number(when[2], 16)
+	extra := number(cmp.Or(when[2], "0"), 16)
 	n := Node{
 		Inode: inode, Mode: kind&0o170000 | uint32(number(stat[1], 8)), Indexed: number(stat[2], 16)&0x1000 != 0,
 		UID: id(owner[1]), GID: id(owner[2]), Size: int64(number(owner[3], 10)),
