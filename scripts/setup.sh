@@ -8,10 +8,11 @@ packages=(
   mmdebstrap e2fsprogs kmod xz-utils # the default image
   slirp4netns                 # egress for VMs of unprivileged users
   gcc libc6-dev               # the race detector of the tests
-  qemu-utils                  # flattens the disks of VMs that were copied often
+  qemu-utils                  # flattens the disks of VMs that were copied often, and reads disks that images are made of
   nftables iproute2 util-linux cpio # attackers and inspectors in the tests
   docker-registry             # what the tests pull images from
   openssh-client rsync        # clients of the guests' SSH servers in the tests
+  fdisk                       # disks with partitions in the tests
   busybox-static              # the smallest root filesystem that the tests make an image of
   curl jq                     # what the documentation shows
 )

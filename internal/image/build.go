@@ -16,7 +16,8 @@ type BuildOptions struct {
 	// Packages are Debian packages that are installed beside the usual ones.
 	Packages []string
 	// From is what the image is made of, in place of packages. It is a root filesystem: "tar:FILE",
-	// an archive, plain or compressed by gzip, zstd or xz, or "dir:PATH", a directory. Or it is a
+	// an archive, plain or compressed by gzip, zstd or xz, "dir:PATH", a directory, or "disk:FILE", an
+	// ext4 filesystem or a disk with partitions of which one is that, raw or qcow2. Or it is a
 	// container image: "docker://HOST/NAME:TAG" or a bare name like "python:3.13-alpine", in a
 	// registry, "oci:PATH" or "oci:PATH:TAG", an OCI image layout, "oci-archive:FILE" or
 	// "oci-archive:FILE:TAG", the same in an archive, or "docker-archive:FILE" or

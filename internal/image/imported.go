@@ -13,9 +13,12 @@ import (
 	"strings"
 
 	"github.com/smolvm/smolvm/internal/image/apt"
+	"github.com/smolvm/smolvm/internal/image/ext4"
+	"github.com/smolvm/smolvm/internal/image/partition"
 	"github.com/smolvm/smolvm/internal/image/rootfs"
 	"github.com/smolvm/smolvm/internal/oci"
 	"github.com/smolvm/smolvm/internal/oci/blob"
+	"github.com/smolvm/smolvm/internal/qcow2"
 )
 
 // imported makes an image of a root filesystem, or a container image, that somebody has.
@@ -107,6 +110,9 @@ func (i *imported) read(ctx context.Context, job *Job) (*contents, error) {
 	case oci.Registry, oci.Layout, oci.OCIArchive, oci.DockerArchive:
 		return c, i.readContainer(ctx, job, c)
 	case oci.Disk:
+		c.stages = diskStages
+		c.tree, c.release, err = readDisk(ctx, job, i.from.Path)
+		return c, err
 	}
 	return c, fmt.Errorf("%w: %s", ErrOrigin, i.from)
 }
@@ -171,6 +177,8 @@ func (i *imported) blame(err error) error {
 	}
 	for _, fault := range []error{
 		rootfs.ErrLayer, rootfs.ErrDigest, rootfs.ErrTooLarge, fs.ErrNotExist, fs.ErrPermission,
+		ext4.ErrDamaged, ext4.ErrUnsupported, ext4.ErrAttributes, partition.ErrFormat,
+		qcow2.ErrFormat, qcow2.ErrOther, qcow2.ErrUnsupported, errDisk,
 		oci.ErrNotFound, oci.ErrPlatform, oci.ErrInvalid, oci.ErrTooLarge, blob.ErrDigest,
 	} {
 		if errors.Is(err, fault) {

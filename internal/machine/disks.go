@@ -76,7 +76,7 @@ func checkDisks(disks []Disk) error {
 			return fmt.Errorf("%w: disk %s has %d bytes, no multiple of %d", ErrInvalidOption, d.Path, info.Size(), sectorSize)
 		}
 		if d.Format == DiskQcow2 {
-			if err := qcow2.CheckAlone(d.Path); err != nil {
+			if _, err := qcow2.CheckAlone(d.Path); err != nil {
 				return fmt.Errorf("%w: %w; make one file of it with: qemu-img convert -O qcow2 %s NEW", ErrInvalidOption, err, d.Path)
 			}
 		}

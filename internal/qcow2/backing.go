@@ -26,46 +26,6 @@ func Backing(path string) (string, error) {
 // ErrFormat is wrapped by errors about a file that is no disk of QEMU's format.
 var ErrFormat = errors.New("not in qcow2 format")
 
-// ErrOther is wrapped by errors about a disk that has part of what is on it in another file.
-var ErrOther = errors.New("the disk leads to another file")
-
-// CheckAlone fails with ErrOther unless the disk at path has all that is on it in that one file: who
-// made it may have had it lead to any other file of this host.
-func CheckAlone(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("read disk's header: %w", err)
-	}
-	defer f.Close() //nolint:errcheck // only read from
-	if err := checkAlone(f); err != nil {
-		return fmt.Errorf("read disk's header: %s: %w", path, err)
-	}
-	return nil
-}
-
-func checkAlone(r io.ReaderAt) error {
-	const (
-		featuresAt   = 72
-		externalData = 1 << 2
-	)
-	var head [featuresAt + 8]byte
-	if _, err := r.ReadAt(head[:], 0); errors.Is(err, io.EOF) {
-		return ErrFormat
-	} else if err != nil {
-		return err
-	}
-	version, features := binary.BigEndian.Uint32(head[4:]), binary.BigEndian.Uint64(head[featuresAt:])
-	switch {
-	case string(head[:4]) != magic || version < 2:
-		return ErrFormat
-	case binary.BigEndian.Uint64(head[8:]) != 0:
-		return fmt.Errorf("%w, which it is an overlay on", ErrOther)
-	case version > 2 && features&externalData != 0:
-		return fmt.Errorf("%w, which has its data", ErrOther)
-	}
-	return nil
-}
-
 func decodeBacking(r io.ReaderAt) (string, error) {
 	var head [20]byte
 	if _, err := r.ReadAt(head[:], 0); errors.Is(err, io.EOF) {

@@ -128,7 +128,7 @@ func TestCheckAlone(t *testing.T) {
 	for name, want := range map[string]error{
 		"alone": nil, "old": nil, "overlay": qcow2.ErrOther, "outside": qcow2.ErrOther, "raw": qcow2.ErrFormat, "short": qcow2.ErrFormat, "nosuch": os.ErrNotExist,
 	} {
-		if err := qcow2.CheckAlone(at(name)); !errors.Is(err, want) {
+		if _, err := qcow2.CheckAlone(at(name)); !errors.Is(err, want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

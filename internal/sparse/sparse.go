@@ -62,3 +62,35 @@ func Hash(ctx context.Context, sum hash.Hash, file *os.File) error {
 	}
 	return nil
 }
+
+// Copy copies so many bytes of a file from an offset on to the beginning of another, which has only
+// holes yet. Holes and blocks of zeros stay holes, and so does what the file has less.
+func Copy(ctx context.Context, to io.WriterAt, from *os.File, offset, size int64) error {
+	block, zero := make([]byte, blockSize), make([]byte, blockSize)
+	for at := int64(0); at < size; at += blockSize {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		data, err := NextData(from, offset+at)
+		switch {
+		case errors.Is(err, unix.EINVAL): // the filesystem does not know
+		case err != nil:
+			return fmt.Errorf("find data in %s: %w", from.Name(), err)
+		case data-offset >= size:
+			return nil
+		default:
+			at = data - offset - (data-offset)%blockSize
+		}
+		n, err := from.ReadAt(block[:min(blockSize, size-at)], offset+at)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if bytes.Equal(block[:n], zero[:n]) {
+			continue
+		}
+		if _, err := to.WriteAt(block[:n], at); err != nil {
+			return err
+		}
+	}
+	return nil
+}

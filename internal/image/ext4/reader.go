@@ -238,3 +238,10 @@ func (r *Reader) readAt(p []byte, at uint64) error {
 func damaged(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", ErrDamaged, fmt.Errorf(format, args...))
 }
+
+// IsThere tells whether a filesystem that a Reader may know begins at an offset of a device.
+func IsThere(device io.ReaderAt, offset int64) bool {
+	var number [2]byte
+	_, err := device.ReadAt(number[:], offset+superAt+superMagic)
+	return err == nil && le.Uint16(number[:]) == magic
+}
