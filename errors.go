@@ -27,6 +27,9 @@ var (
 	ErrNotRunning = machine.ErrNotRunning
 	// ErrRunning: the VM must not run for that.
 	ErrRunning = machine.ErrRunning
+	// ErrNotWritten: part of what the guest wrote is in its memory only, because it is paused or
+	// suspended.
+	ErrNotWritten = machine.ErrNotWritten
 	// ErrDeleted: the VM was deleted.
 	ErrDeleted = machine.ErrDeleted
 	// ErrNotFound: there is no VM of that name.

@@ -44,6 +44,22 @@ func BuildImage(ctx context.Context, name string, build BuildOptions, opts ...Op
 	return withHost(opts, func(h *control.Host) (ImageInfo, error) { return h.BuildImage(ctx, name, build) })
 }
 
+// CommitOptions say what an image of a VM's disk is to say of itself.
+type CommitOptions = machine.CommitOptions
+
+// Commit makes an image of the VM's disk as it is now, and gives it a name, which means it from then
+// on. VMs that were made on the former image of that name keep it. In it are all files but those that
+// make the VM this one: its host name and machine ID, its addresses and name servers, SSH host keys of
+// OpenSSH, and what is in /tmp and /run. Its kernel, and what it says of commands, are those of the
+// VM's image, with commit.Changes. A VM that runs writes out its disk first, and goes on all the time:
+// what it writes meanwhile may be there or not. Other disks are left out.
+//
+// It fails with ErrNotWritten if the VM is paused or suspended, and with ErrInvalidOption if a change
+// cannot be understood.
+func (v *VM) Commit(ctx context.Context, name string, commit CommitOptions) (ImageInfo, error) {
+	return v.vm.Commit(ctx, name, commit)
+}
+
 // RemoveImage removes the image of that name from the data directory. It fails with
 // ErrImageInUse while VMs are made on it, ErrImageNotFound if there is none, and
 // ErrImageShared if it is another data directory's.

@@ -69,7 +69,8 @@ type (
 		Rows    int `json:"rows"`
 	}
 	captureRequest struct {
-		Dir string `json:"dir"` // of a draft in the VM's data directory
+		Dir      string `json:"dir"`                 // of a draft in the VM's data directory
+		DiskOnly bool   `json:"disk_only,omitempty"` // not its memory
 	}
 	revertRequest struct {
 		Snapshot string `json:"snapshot"`

@@ -186,7 +186,12 @@ func (c *client) Suspend(ctx context.Context) error {
 }
 
 func (c *client) Capture(ctx context.Context, dir string) error {
-	return c.post(ctx, pathCapture, captureRequest{dir})
+	return c.post(ctx, pathCapture, captureRequest{Dir: dir})
+}
+
+// CaptureDisk is the owner's.
+func (c *client) CaptureDisk(ctx context.Context, dir string) error {
+	return c.post(ctx, pathCapture, captureRequest{Dir: dir, DiskOnly: true})
 }
 
 func (c *client) Revert(ctx context.Context, snapshot string) error {

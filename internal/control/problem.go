@@ -45,6 +45,7 @@ func kinds() map[string]error {
 		"transport":         forward.ErrTransport,
 		"not_running":       machine.ErrNotRunning,
 		"running":           machine.ErrRunning,
+		"not_written":       machine.ErrNotWritten,
 		"deleted":           machine.ErrDeleted,
 		"timeout":           machine.ErrTimeout,
 		"invalid_option":    machine.ErrInvalidOption,

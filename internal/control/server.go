@@ -33,6 +33,7 @@ type target interface {
 	Resume(ctx context.Context) error
 	Suspend(ctx context.Context) error
 	Capture(ctx context.Context, dir string) error
+	CaptureDisk(ctx context.Context, dir string) error
 	Revert(ctx context.Context, snapshot string) error
 	Delete(ctx context.Context) error
 	Wait(ctx context.Context) error
@@ -117,7 +118,7 @@ func (s *server) routes() http.Handler {
 	mux.HandleFunc("POST "+pathPause, do(s.vm.Pause))
 	mux.HandleFunc("POST "+pathResume, do(s.vm.Resume))
 	mux.HandleFunc("POST "+pathSuspend, do(s.vm.Suspend))
-	mux.HandleFunc("POST "+pathCapture, take(func(ctx context.Context, r captureRequest) error { return s.vm.Capture(ctx, r.Dir) }))
+	mux.HandleFunc("POST "+pathCapture, take(s.capture))
 	mux.HandleFunc("POST "+pathRevert, take(func(ctx context.Context, r revertRequest) error { return s.vm.Revert(ctx, r.Snapshot) }))
 	mux.HandleFunc("POST "+pathDelete, finish(s.vm.Delete))
 	mux.HandleFunc("GET "+pathWait, do(s.vm.Wait))
@@ -234,4 +235,11 @@ func (s *server) forwardEvents(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+}
+
+func (s *server) capture(ctx context.Context, r captureRequest) error {
+	if r.DiskOnly {
+		return s.vm.CaptureDisk(ctx, r.Dir)
+	}
+	return s.vm.Capture(ctx, r.Dir)
 }

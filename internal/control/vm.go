@@ -209,6 +209,23 @@ func (v *VM) Copy(ctx context.Context) (*store.Draft, error) {
 	return d, nil
 }
 
+// Commit makes an image of the VM's disk as it is now.
+func (v *VM) Commit(ctx context.Context, name string, opts machine.CommitOptions) (_ machine.ImageInfo, err error) {
+	// Rather now than when the copy is made.
+	if err := machine.CheckCommit(name, opts); err != nil {
+		return machine.ImageInfo{}, err
+	}
+	d, err := v.host.Draft(ctx)
+	if err != nil {
+		return machine.ImageInfo{}, err
+	}
+	defer func() { err = errors.Join(err, d.Discard()) }()
+	if err := only(ctx, v, func(t target) error { return t.CaptureDisk(ctx, d.Dir) }); err != nil {
+		return machine.ImageInfo{}, err
+	}
+	return v.host.CommitImage(ctx, d, name, opts)
+}
+
 // Snapshot makes a snapshot of the VM as it is now. Without a name it gets one.
 func (v *VM) Snapshot(ctx context.Context, name string) (_ machine.Snapshot, err error) {
 	if name != "" {

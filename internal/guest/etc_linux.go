@@ -14,9 +14,6 @@ import (
 	"github.com/smolvm/smolvm/internal/guestapi"
 )
 
-// ours marks the lines in /etc/hosts that the guest program wrote.
-const ours = "# smolvm"
-
 // etcWriter writes a file below /etc.
 type etcWriter func(path string, content []byte, mode os.FileMode) error
 
@@ -45,7 +42,7 @@ func hostsFile(old []byte, hostname string) []byte {
 	localhost := false
 	for line := range bytes.Lines(old) {
 		line = bytes.TrimRight(line, "\n")
-		if bytes.HasSuffix(line, []byte(ours)) {
+		if bytes.HasSuffix(line, []byte(guestapi.HostsMark)) {
 			continue
 		}
 		address, _, _ := bytes.Cut(line, []byte("#"))
@@ -56,10 +53,10 @@ func hostsFile(old []byte, hostname string) []byte {
 		b.WriteByte('\n')
 	}
 	if !localhost {
-		b.WriteString("127.0.0.1\tlocalhost " + ours + "\n")
-		b.WriteString("::1\tlocalhost ip6-localhost ip6-loopback " + ours + "\n")
+		b.WriteString("127.0.0.1\tlocalhost " + guestapi.HostsMark + "\n")
+		b.WriteString("::1\tlocalhost ip6-localhost ip6-loopback " + guestapi.HostsMark + "\n")
 	}
-	b.WriteString("127.0.1.1\t" + hostname + " " + ours + "\n")
+	b.WriteString("127.0.1.1\t" + hostname + " " + guestapi.HostsMark + "\n")
 	return b.Bytes()
 }
 

@@ -137,7 +137,7 @@ func FuzzHostsFile(f *testing.F) {
 		kept := bytes.Split(once, []byte("\n"))
 		for line := range bytes.Lines(old) {
 			line = bytes.TrimRight(line, "\n")
-			if bytes.HasSuffix(line, []byte(ours)) {
+			if bytes.HasSuffix(line, []byte(guestapi.HostsMark)) {
 				continue
 			}
 			found := false
@@ -148,7 +148,7 @@ func FuzzHostsFile(f *testing.F) {
 				t.Fatalf("the user's line %q is gone", line)
 			}
 		}
-		if !strings.Contains(string(once), "127.0.1.1\tname "+ours+"\n") {
+		if !strings.Contains(string(once), "127.0.1.1\tname "+guestapi.HostsMark+"\n") {
 			t.Fatalf("the name is missing: %q", once)
 		}
 	})

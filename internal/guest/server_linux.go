@@ -36,6 +36,8 @@ type System interface {
 	Rehearse(context.Context, guestapi.Identity) error
 	// Rest writes out the disk, gives back what is not needed, and has in memory what copies will.
 	Rest()
+	// Sync writes out the disk.
+	Sync()
 	// PowerOff begins to power off. It does not wait.
 	PowerOff()
 	// Console takes what commands write that nobody waits for.
@@ -233,6 +235,8 @@ func (s *Server) hostRequest(ctx context.Context, session *wire.Session, own *sy
 		after = func() { own.Go(func() { s.watch(ctx, session) }) }
 	case guestapi.RequestRest:
 		err = s.rest(ctx, req.Payload)
+	case guestapi.RequestSync:
+		s.system.Sync()
 	case guestapi.RequestPowerOff:
 		after = s.system.PowerOff
 	default:

@@ -92,9 +92,11 @@ func (s *system) Rest() {
 		s.log.Debug("copies of this guest cannot have folders of the host", "error", err)
 	}
 	awaitClockSource(clockSourceFile, clockSourceLimit)
-	unix.Sync()
+	s.Sync()
 	debug.FreeOSMemory()
 }
+
+func (s *system) Sync() { unix.Sync() }
 
 func (s *system) Console() io.Writer { return s.console }
 

@@ -13,6 +13,9 @@ import (
 // channel. The guest finds it under /sys/class/virtio-ports/*/name.
 const ChannelName = "org.smolvm.guest.0"
 
+// HostsMark ends the lines in the guest's /etc/hosts that are of one guest alone.
+const HostsMark = "# smolvm"
+
 // SSHPort is where the guest's SSH server listens on its network address.
 const SSHPort = 22
 
@@ -31,6 +34,9 @@ const (
 	// out its disk, and to forget what copies must not have in common. Its payload is an Identity
 	// to rehearse with, which it forgets too. The reply comes when that is done.
 	RequestRest = "rest@smolvm"
+	// RequestSync asks the guest to write out its disk. The reply comes when that is done. No
+	// payload.
+	RequestSync = "sync@smolvm"
 	// RequestPowerOff asks the guest to end its processes, sync its disk and
 	// power off. The reply comes before the work begins. No payload.
 	RequestPowerOff = "power-off@smolvm"

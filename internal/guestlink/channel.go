@@ -313,6 +313,15 @@ func (c *Channel) SyncClock(ctx context.Context) error {
 	return link.SyncClock(ctx)
 }
 
+// Sync is Link.Sync.
+func (c *Channel) Sync(ctx context.Context) error {
+	link, err := c.Link(ctx)
+	if err != nil {
+		return err
+	}
+	return link.Sync(ctx)
+}
+
 // PowerOff is Link.PowerOff. No link follows the one that is lost by it.
 func (c *Channel) PowerOff(ctx context.Context) error {
 	link, err := c.Link(ctx)

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -81,6 +82,7 @@ type fakeSystem struct {
 	identities chan guestapi.Identity
 	off        chan struct{}
 	rested     chan struct{}
+	synced     atomic.Int32
 	fail       error
 	ready      chan struct{} // nil: it is
 	console    *watched
@@ -124,6 +126,8 @@ func (s *fakeSystem) StepClock(step time.Duration) (time.Time, error) {
 }
 
 func (s *fakeSystem) Rest() { s.rested <- struct{}{} }
+
+func (s *fakeSystem) Sync() { s.synced.Add(1) }
 
 func (s *fakeSystem) PowerOff() { s.off <- struct{}{} }
 

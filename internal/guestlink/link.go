@@ -160,6 +160,12 @@ func (l *Link) identify(ctx context.Context, op, name string, id guestapi.Identi
 	return err
 }
 
+// Sync has the guest write out its disk.
+func (l *Link) Sync(ctx context.Context) error {
+	_, err := l.request(ctx, "write out guest's disk", guestapi.RequestSync, nil)
+	return err
+}
+
 // PowerOff asks the guest to power off. It returns once the guest has said that it
 // will; the link ends when it has.
 func (l *Link) PowerOff(ctx context.Context) error {

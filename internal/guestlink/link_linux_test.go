@@ -113,6 +113,14 @@ func TestSyncClock(t *testing.T) {
 	}
 }
 
+func TestSync(t *testing.T) {
+	system := newFakeSystem()
+	l := dial(t, startGuest(t, system))
+	if err := l.Sync(t.Context()); err != nil || system.synced.Load() != 1 {
+		t.Errorf("the disk was written out %d times, %v", system.synced.Load(), err)
+	}
+}
+
 // A command waits for the guest's boot, and no longer than its context.
 func TestExecBeforeBoot(t *testing.T) {
 	system := newFakeSystem()

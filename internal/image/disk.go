@@ -47,11 +47,13 @@ type disk struct {
 func readDisk(ctx context.Context, job *Job, path string) (tree *rootfs.Tree, release func(), err error) {
 	d := &disk{}
 	tree, err = d.open(ctx, job, path)
-	return tree, func() {
-		if d.file != nil {
-			_ = d.file.Close() // nothing was written to it
-		}
-	}, err
+	return tree, d.close, err
+}
+
+func (d *disk) close() {
+	if d.file != nil {
+		_ = d.file.Close() // nothing was written to it
+	}
 }
 
 func (d *disk) open(ctx context.Context, job *Job, path string) (*rootfs.Tree, error) {
@@ -82,6 +84,20 @@ func (d *disk) open(ctx context.Context, job *Job, path string) (*rootfs.Tree, e
 		return nil, err
 	}
 	return d.read(ctx, job, diskStages)
+}
+
+// openOwn reads the filesystem on a disk of a VM, an overlay on others, all of which this host made.
+func (d *disk) openOwn(ctx context.Context, job *Job, path string, stages int) (*rootfs.Tree, error) {
+	job.Stage(stageCopyDisk, stages)
+	if err := d.convert(ctx, job, path); err != nil {
+		return nil, err
+	}
+	info, err := d.file.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("read disk: %w", err)
+	}
+	d.size = info.Size()
+	return d.read(ctx, job, stages)
 }
 
 // read reads the filesystem. One that was not unmounted is mended first, in a copy.
@@ -127,9 +143,7 @@ func escapeOption(value string) string {
 
 // use goes on with a copy in the job's directory.
 func (d *disk) use(job *Job, name string) error {
-	if d.file != nil {
-		_ = d.file.Close() // nothing was written to it
-	}
+	d.close()
 	var err error
 	if d.file, err = os.Open(filepath.Join(job.Dir, name)); err != nil {
 		return fmt.Errorf("read disk: %w", err)

@@ -38,8 +38,9 @@ type Image struct {
 	Created       time.Time
 	KernelVersion string
 	KernelPackage string   // that has the kernel, if one has
-	From          string   // what it was made of, if not of packages: "tar:/home/me/alpine.tar.gz"
+	From          string   // what it was made of, if not of packages: "tar:/home/me/alpine.tar.gz", "vm:web"
 	Digest        string   // of the container image that it was made of, if it was
+	Message       string   // what somebody said of it who made it of a VM
 	Packages      []string // that were asked for beside the usual ones, sorted
 	Config        Config   // what it says of the commands that run in it
 	// Env is set for every command in a machine of this image, as "NAME=value".

@@ -190,12 +190,17 @@ func (i *imported) blame(err error) error {
 
 // describe is what the root filesystem says that it is, or else what its file is called.
 func (i *imported) describe(ctx context.Context, tree *rootfs.Tree) string {
-	var release apt.Release
-	if data, err := tree.ReadFile(ctx, "etc/os-release"); err == nil {
-		release = apt.ParseRelease(data)
-	}
 	if i.from.Kind == oci.Registry {
-		return cmp.Or(release.Name, i.from.Familiar())
+		return cmp.Or(systemOf(ctx, tree), i.from.Familiar())
 	}
-	return cmp.Or(release.Name, filepath.Base(i.from.Path))
+	return cmp.Or(systemOf(ctx, tree), filepath.Base(i.from.Path))
+}
+
+// systemOf is what a root filesystem says that it is, empty if it does not.
+func systemOf(ctx context.Context, tree *rootfs.Tree) string {
+	data, err := tree.ReadFile(ctx, "etc/os-release")
+	if err != nil {
+		return ""
+	}
+	return apt.ParseRelease(data).Name
 }

@@ -30,6 +30,8 @@ type Manifest struct {
 	// which container image that is, if it is one.
 	From   string `json:"from,omitempty"`
 	Digest string `json:"digest,omitempty"`
+	// Message is what somebody said of the image who made it of a VM.
+	Message string `json:"message,omitempty"`
 	// Packages are what the job asked for. The store sets them.
 	Packages []string `json:"packages,omitempty"`
 	// Modules are the names of files in the directory of modules, in load order.
@@ -70,6 +72,7 @@ func load(name, dir string) (*Image, error) {
 		KernelPackage: rec.KernelPackage,
 		From:          rec.From,
 		Digest:        rec.Digest,
+		Message:       rec.Message,
 		Config:        rec.Config,
 		Packages:      rec.Packages,
 		Env:           slices.Concat(rec.Env, rec.Config.Env),

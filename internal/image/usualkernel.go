@@ -88,21 +88,30 @@ func (k *usualKernel) ofPackage(ctx context.Context, job *Job, choice kernelChoi
 	return all[at].Image
 }
 
-// installOf puts the kernel of another image into the one of the job.
-func installOf(ctx context.Context, job *Job, debugfs string, of *Image, tree *rootfs.Tree) (installed, error) {
+// shareOf puts the kernel of another image, and its modules for booting, into the one of the job.
+func shareOf(job *Job, of *Image) (installed, error) {
+	got := installed{version: of.KernelVersion, pkg: of.KernelPackage}
 	if err := share(of.Kernel, filepath.Join(job.Dir, kernelFile)); err != nil {
-		return installed{}, fmt.Errorf("copy kernel: %w", err)
+		return got, fmt.Errorf("copy kernel: %w", err)
 	}
 	if err := os.Mkdir(filepath.Join(job.Dir, modulesDir), 0o755); err != nil {
-		return installed{}, fmt.Errorf("copy kernel: %w", err)
+		return got, fmt.Errorf("copy kernel: %w", err)
 	}
-	got := installed{version: of.KernelVersion, pkg: of.KernelPackage}
 	for _, module := range of.Modules {
 		file := filepath.Base(module)
 		if err := share(module, filepath.Join(job.Dir, modulesDir, file)); err != nil {
-			return installed{}, fmt.Errorf("copy kernel: %w", err)
+			return got, fmt.Errorf("copy kernel: %w", err)
 		}
 		got.boot = append(got.boot, file)
+	}
+	return got, nil
+}
+
+// installOf is shareOf, and puts the modules for programs into the tree.
+func installOf(ctx context.Context, job *Job, debugfs string, of *Image, tree *rootfs.Tree) (installed, error) {
+	got, err := shareOf(job, of)
+	if err != nil {
+		return installed{}, err
 	}
 	// The other modules are in the filesystem of the image that has the kernel, which nobody
 	// needs to mount. debugfs ends well whatever happened.

@@ -55,9 +55,23 @@ func (h *Host) flatten(ctx context.Context, disk string, img *image.Image) error
 func (v *VM) Capture(ctx context.Context, dir string) error {
 	v.life.Lock()
 	defer v.life.Unlock()
+	return v.copyTo(ctx, dir, true)
+}
+
+// CaptureDisk makes a copy of the VM's disk as it is now, in the directory of a draft. A guest that
+// runs writes out what it has, and goes on all the time. The error wraps ErrNotWritten if part of
+// what it wrote is in its memory only.
+func (v *VM) CaptureDisk(ctx context.Context, dir string) error {
+	v.life.Lock()
+	defer v.life.Unlock()
+	return v.copyTo(ctx, dir, false)
+}
+
+// copyTo makes a copy of the VM, with its memory or of its disk alone. The caller holds v.life.
+func (v *VM) copyTo(ctx context.Context, dir string, memory bool) error {
 	claim, r, err := v.own(ctx)
 	if err == nil {
-		err = v.capture(ctx, claim, r, dir)
+		err = v.capture(ctx, claim, r, dir, memory)
 		err = errors.Join(err, v.disownIdle())
 	}
 	if err != nil {
@@ -77,7 +91,7 @@ func (v *VM) disownIdle() error {
 	return v.disown()
 }
 
-func (v *VM) capture(ctx context.Context, claim *store.Claim, r *run, dir string) error {
+func (v *VM) capture(ctx context.Context, claim *store.Claim, r *run, dir string, memory bool) error {
 	if !v.host.store.IsDraft(dir) {
 		return fmt.Errorf("%w: copies are not made in %s", ErrInvalidOption, dir)
 	}
@@ -87,7 +101,7 @@ func (v *VM) capture(ctx context.Context, claim *store.Claim, r *run, dir string
 	}
 	defer release()
 	rec := claim.Record()
-	if canWrite(rec.Disks) {
+	if memory && canWrite(rec.Disks) {
 		return errOwnDisks
 	}
 	depth, err := v.host.layers.Depth(filepath.Join(claim.Dir(), rec.DiskFile()))
@@ -99,10 +113,14 @@ func (v *VM) capture(ctx context.Context, claim *store.Claim, r *run, dir string
 	}
 	running := r != nil && r.alive()
 	switch {
-	case running:
+	case running && memory:
 		err = v.captureRun(ctx, claim, r, saved.NewDraft(dir))
+	case running:
+		err = v.captureWritten(ctx, claim, r, dir)
 	case rec.Run != nil:
 		err = store.ErrInUse // it lives on without an owner
+	case rec.Saved != "" && !memory:
+		err = fmt.Errorf("%w: the VM is suspended; start it first", ErrNotWritten)
 	default:
 		if rec.Saved != "" {
 			err = saved.Share(filepath.Join(claim.Dir(), rec.Saved), dir)
@@ -115,10 +133,21 @@ func (v *VM) capture(ctx context.Context, claim *store.Claim, r *run, dir string
 		return err
 	}
 	return store.WriteSnapshot(dir, store.Snapshot{
-		VM: rec.Name, Created: time.Now().UTC(), Running: running || rec.Saved != "",
+		VM: rec.Name, Created: time.Now().UTC(), Running: memory && (running || rec.Saved != ""),
 		Image: rec.Image, ImageID: rec.ImageID, MemoryMiB: rec.MemoryMiB, CPUs: rec.CPUs, DiskSize: rec.DiskSize,
 		Disks: rec.Disks, Env: rec.Env, Network: rec.Network, Shares: rec.Shares,
 	})
+}
+
+// captureWritten copies the disk of a VM that runs.
+func (v *VM) captureWritten(ctx context.Context, claim *store.Claim, r *run, dir string) error {
+	if r.paused.Load() {
+		return fmt.Errorf("%w: the VM is paused; resume it first", ErrNotWritten)
+	}
+	if err := r.channel.Sync(ctx); err != nil {
+		return err
+	}
+	return v.freezeDisk(claim, dir, func(path string) error { return r.machine.OverlayDisk(ctx, path) })
 }
 
 // captureRun copies a VM that runs. It goes on afterwards, unless it was paused.

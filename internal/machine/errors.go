@@ -11,6 +11,8 @@ var (
 	ErrNotRunning = errors.New("VM is not running")
 	// ErrRunning is wrapped by errors about a verb that a running VM cannot have.
 	ErrRunning = errors.New("VM is running")
+	// ErrNotWritten is wrapped by errors about a VM's disk that lacks what is still in its memory.
+	ErrNotWritten = errors.New("part of what the guest wrote is in its memory only")
 	// ErrDeleted is wrapped by errors about a VM that was deleted.
 	ErrDeleted = errors.New("VM was deleted")
 	// ErrTimeout is wrapped by errors about a wait that took too long.

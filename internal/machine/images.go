@@ -18,6 +18,7 @@ type ImageInfo struct {
 	Description string    `json:"description"`
 	From        string    `json:"from,omitempty"`     // what it was made of, as in BuildOptions
 	Digest      string    `json:"digest,omitempty"`   // of the container image that it was made of
+	Message     string    `json:"message,omitempty"`  // what somebody said of it who made it of a VM
 	Packages    []string  `json:"packages,omitempty"` // that it was built with beside the usual ones
 	Created     time.Time `json:"created"`
 	Kernel      string    `json:"kernel"`
@@ -159,7 +160,7 @@ func describeImage(v image.Version, users imageUsers) (ImageInfo, error) {
 		return ImageInfo{}, err
 	}
 	return ImageInfo{
-		Name: v.Name, ID: v.ID, Description: v.Description, From: v.From, Digest: v.Digest, Packages: v.Packages, Created: v.Created,
+		Name: v.Name, ID: v.ID, Description: v.Description, From: v.From, Digest: v.Digest, Message: v.Message, Packages: v.Packages, Created: v.Created,
 		Kernel: v.KernelVersion, Dir: v.Dir, Size: usage.Bytes, SharedSize: usage.Shared, Current: v.Current, Shared: v.Shared,
 		VMs: users.of(v.Image), Config: v.Config,
 	}, nil

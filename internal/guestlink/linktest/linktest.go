@@ -138,6 +138,7 @@ func (system) Configure(context.Context, guestapi.Identity) error { return nil }
 func (system) Rehearse(context.Context, guestapi.Identity) error  { return nil }
 func (system) StepClock(time.Duration) (time.Time, error)         { return time.Now(), nil }
 func (system) Rest()                                              {}
+func (system) Sync()                                              {}
 func (system) PowerOff()                                          { os.Exit(0) }
 func (system) Console() io.Writer                                 { return os.Stderr }
 
