@@ -38,6 +38,10 @@ func (c *connection) explainAnswer(image string, answer *transport.Error) error 
 	words := clean(strings.Join(said, ", "))
 	switch answer.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden:
+		if c.pushes {
+			return fmt.Errorf("%w: %s does not take %s from this user; if it is yours to push, run docker login %s or podman login %s (%s)",
+				ErrAccess, c.host, image, c.host, c.host, words)
+		}
 		login := fmt.Sprintf("run docker login %s or podman login %s", c.host, c.host)
 		if c.anonymous {
 			return fmt.Errorf("%w: %s gives %s to nobody without a login; if there is such an image, %s (%s)",
@@ -46,6 +50,9 @@ func (c *connection) explainAnswer(image string, answer *transport.Error) error 
 		return fmt.Errorf("%w: %s does not give %s to the user whose login is stored; to log in anew, %s (%s)",
 			ErrAccess, c.host, image, login, words)
 	case http.StatusNotFound:
+		if c.pushes {
+			return fmt.Errorf("%w: %s has no place for %s (%s)", ErrNotFound, c.host, image, words)
+		}
 		if answer.Request != nil && strings.Contains(answer.Request.URL.Path, "/blobs/") {
 			return fmt.Errorf("%w: a part of %s is not there in %s (%s)", ErrInvalid, image, c.host, words)
 		}

@@ -83,6 +83,11 @@ func (o Options) withDefaults() (Options, error) {
 	if o.MaxSize == 0 {
 		o.MaxSize = defaultMaxSize
 	}
+	return o.withPatience(), nil
+}
+
+// withPatience fills in what it takes to speak to a registry.
+func (o Options) withPatience() Options {
 	if o.Keychain == nil {
 		o.Keychain = authn.DefaultKeychain
 	}
@@ -93,7 +98,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.Progress = func(Progress) {}
 	}
 	o.Patience = o.Patience.withDefaults()
-	return o, nil
+	return o
 }
 
 func (p Patience) withDefaults() Patience {

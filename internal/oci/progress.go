@@ -13,6 +13,7 @@ const (
 	Waiting     State = "waiting"     // for its turn, or for another process that fetches it
 	Verifying   State = "verifying"   // what there is of it is read
 	Downloading State = "downloading" // from wherever it is, files included
+	Uploading   State = "uploading"   // to a registry
 	Done        State = "done"
 	Cached      State = "cached" // it was there, or another process has fetched it
 )

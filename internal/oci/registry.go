@@ -87,7 +87,7 @@ func (r *registry) connection(ctx context.Context, i int) (*connection, error) {
 	if c := r.connections[i]; c != nil {
 		return c, nil
 	}
-	c, err := connect(ctx, r.endpoints[i], r.opts)
+	c, err := connect(ctx, r.endpoints[i], transport.PullScope, r.opts)
 	r.connections[i] = c
 	return c, err
 }

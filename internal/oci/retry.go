@@ -54,6 +54,12 @@ func (p *patient) RoundTrip(req *http.Request) (*http.Response, error) {
 	for failures := 1; ; failures++ {
 		resp, err := p.once(req)
 		wait, again := p.again(req.Context(), resp, err, failures)
+		if again && req.Context().Value(single{}) != nil {
+			if err != nil {
+				err = fmt.Errorf("%w: %w", errBroken, err)
+			}
+			return resp, err
+		}
 		if !again {
 			return resp, err
 		}
@@ -83,6 +89,10 @@ func (p *patient) RoundTrip(req *http.Request) (*http.Response, error) {
 // that makes them would read their answers to the end, even if they have none.
 type greeting struct{}
 
+// single marks the context of requests that must not be made again as they are. An answer that did
+// not come, or may be another next time, is marked with errBroken.
+type single struct{}
+
 type readCloser struct {
 	io.Reader
 	io.Closer
@@ -92,7 +102,12 @@ type readCloser struct {
 func (p *patient) once(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
 	watch := time.AfterFunc(p.patience.Stall, func() { cancel(ErrStalled) })
-	resp, err := p.next.RoundTrip(req.WithContext(ctx))
+	req = req.WithContext(ctx)
+	if req.Body != nil {
+		// As long as something is sent it does not stall.
+		req.Body = readCloser{&told{Reader: req.Body, tell: func(int64) { watch.Reset(p.patience.Stall) }}, req.Body}
+	}
+	resp, err := p.next.RoundTrip(req)
 	watch.Stop()
 	if err != nil {
 		if errors.Is(context.Cause(ctx), ErrStalled) {
@@ -120,16 +135,23 @@ func (p *patient) again(ctx context.Context, resp *http.Response, err error, fai
 		first := ctx.Value(greeting{}) != nil
 		return p.patience.wait(failures), passing(err) && (!first || failures < mostGreetings)
 	}
-	switch resp.StatusCode {
-	case http.StatusTooManyRequests, http.StatusRequestTimeout, http.StatusInternalServerError,
-		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-	default:
+	if !isPassing(resp.StatusCode) {
 		return 0, false
 	}
 	if wait, given := retryAfter(resp.Header.Get("Retry-After"), time.Now()); given {
 		return min(wait, p.patience.MaxDelay), true
 	}
 	return p.patience.wait(failures), true
+}
+
+// isPassing tells whether an answer may be another one next time.
+func isPassing(status int) bool {
+	switch status {
+	case http.StatusTooManyRequests, http.StatusRequestTimeout, http.StatusInternalServerError,
+		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
 }
 
 // passing tells whether what prevented an answer may be another time.

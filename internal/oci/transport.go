@@ -31,10 +31,11 @@ type connection struct {
 	base      *http.Transport
 	url       url.URL // of the repository
 	anonymous bool
+	pushes    bool // images into it
 }
 
-// connect finds out how the registry of an endpoint is spoken to.
-func connect(ctx context.Context, e endpoint, o Options) (*connection, error) {
+// connect finds out how the registry of an endpoint is spoken to, for transport.PullScope or PushScope.
+func connect(ctx context.Context, e endpoint, scope string, o Options) (*connection, error) {
 	plain := e.insecure || isLoopback(e.host)
 	var nameOpts []name.Option
 	if plain {
@@ -48,7 +49,7 @@ func connect(ctx context.Context, e endpoint, o Options) (*connection, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the credentials for %s: %w", e.host, err)
 	}
-	c := &connection{endpoint: e, base: o.transport(e.insecure), anonymous: auth == authn.Anonymous}
+	c := &connection{endpoint: e, base: o.transport(e.insecure), anonymous: auth == authn.Anonymous, pushes: scope == transport.PushScope}
 	attempts := o.Patience.Attempts
 	if e.mirror {
 		attempts = min(attempts, 2) // it is better to go on to the next
@@ -57,7 +58,7 @@ func connect(ctx context.Context, e endpoint, o Options) (*connection, error) {
 	rt = &patient{next: rt, patience: o.Patience, attempts: attempts, log: o.Log}
 	rt = transport.NewUserAgent(rt, "smolvm")
 	ctx = context.WithValue(ctx, greeting{}, true)
-	rt, err = transport.NewWithContext(ctx, repository.Registry, auth, rt, []string{repository.Scope(transport.PullScope)})
+	rt, err = transport.NewWithContext(ctx, repository.Registry, auth, rt, []string{repository.Scope(scope)})
 	if err != nil {
 		c.close()
 		return nil, c.explain(e.name, err)
