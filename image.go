@@ -3,6 +3,7 @@ package smolvm
 import (
 	"context"
 	"errors"
+	"io"
 
 	"github.com/smolvm/smolvm/internal/control"
 	"github.com/smolvm/smolvm/internal/machine"
@@ -58,6 +59,38 @@ type CommitOptions = machine.CommitOptions
 // cannot be understood.
 func (v *VM) Commit(ctx context.Context, name string, commit CommitOptions) (ImageInfo, error) {
 	return v.vm.Commit(ctx, name, commit)
+}
+
+// SaveFormat is what an image is saved as.
+type SaveFormat = machine.SaveFormat
+
+// The formats of [SaveImage].
+const (
+	SaveOCI    = machine.SaveOCI    // an archive of an OCI image layout
+	SaveDocker = machine.SaveDocker // what docker load reads
+)
+
+// SaveImage writes an image to an archive, as a container image of one layer, without its kernel. It
+// fails with ErrImageNotFound.
+func SaveImage(ctx context.Context, name string, w io.Writer, format SaveFormat, opts ...Option) error {
+	_, err := withHost(opts, func(h *control.Host) (struct{}, error) { return struct{}{}, h.SaveImage(ctx, name, w, format) })
+	return err
+}
+
+// LoadImages makes images of those in an archive, under the names that they have in it: what docker
+// save, podman save or [SaveImage] wrote, which its contents tell. Names that there are mean the new
+// images from then on. If it fails, the images that it returns are there nevertheless; it fails with
+// ErrInvalidOption if no image can be made of the archive.
+func LoadImages(ctx context.Context, archive io.Reader, opts ...Option) ([]ImageInfo, error) {
+	return withHost(opts, func(h *control.Host) ([]ImageInfo, error) { return h.LoadImages(ctx, archive) })
+}
+
+// PushImage puts an image into a registry, as a container image of one layer, without its kernel,
+// and returns its digest there. to says where, as in "docker://ghcr.io/team/app:1"; if it is empty,
+// that is what the image is called. Logins are those of docker login and podman login. It fails with
+// ErrImageNotFound, or ErrInvalidOption if there can be no such place.
+func PushImage(ctx context.Context, name, to string, opts ...Option) (digest string, err error) {
+	return withHost(opts, func(h *control.Host) (string, error) { return h.PushImage(ctx, name, to) })
 }
 
 // RemoveImage removes the image of that name from the data directory. It fails with

@@ -76,7 +76,7 @@ func verbs(g *globals) []verbGroup {
 		{"Inside VMs", []*cobra.Command{newExecCommand(g), newShellCommand(g), newCopyCommand(g), newEnvCommand(g), newLogsCommand(g)}},
 		{"Ports", []*cobra.Command{newExposeCommand(g), newUnexposeCommand(g), newPortsCommand(g), newSSHConfigCommand(g), newProxyCommand(g)}},
 		{"What there is", []*cobra.Command{newListCommand(g), newInspectCommand(g), newTopCommand(g)}},
-		{"Images", []*cobra.Command{newImagesCommand(g), newPullCommand(g), newBuildCommand(g), newCommitCommand(g), newRemoveImageCommand(g)}},
+		{"Images", []*cobra.Command{newImagesCommand(g), newPullCommand(g), newBuildCommand(g), newCommitCommand(g), newSaveCommand(g), newLoadCommand(g), newPushCommand(g), newRemoveImageCommand(g)}},
 		{"The host", []*cobra.Command{newDoctorCommand(g), newPruneCommand(g), newConfigCommand(), newCompletionCommand(), newVersionCommand()}},
 	}
 }

@@ -25,6 +25,7 @@ import (
 type imported struct {
 	store  *Store
 	from   oci.Reference
+	said   string // what to call from; empty: as it is
 	kernel kernelSource
 }
 
@@ -72,7 +73,7 @@ func (i *imported) Build(ctx context.Context, job *Job) (Manifest, error) {
 		Modules:       kernel.boot,
 		Env:           []string{standardPath},
 		Config:        contents.config,
-		From:          i.from.String(),
+		From:          cmp.Or(i.said, i.from.String()),
 		Digest:        contents.digest,
 	}, nil
 }
@@ -182,7 +183,7 @@ func (i *imported) blame(err error) error {
 		oci.ErrNotFound, oci.ErrPlatform, oci.ErrInvalid, oci.ErrTooLarge, blob.ErrDigest,
 	} {
 		if errors.Is(err, fault) {
-			return fmt.Errorf("%w: %s: %w", ErrOrigin, i.from, err)
+			return fmt.Errorf("%w: %s: %w", ErrOrigin, cmp.Or(i.said, i.from.String()), err)
 		}
 	}
 	return err
@@ -193,7 +194,7 @@ func (i *imported) describe(ctx context.Context, tree *rootfs.Tree) string {
 	if i.from.Kind == oci.Registry {
 		return cmp.Or(systemOf(ctx, tree), i.from.Familiar())
 	}
-	return cmp.Or(systemOf(ctx, tree), filepath.Base(i.from.Path))
+	return cmp.Or(systemOf(ctx, tree), filepath.Base(cmp.Or(i.said, i.from.Path)))
 }
 
 // systemOf is what a root filesystem says that it is, empty if it does not.

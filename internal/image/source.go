@@ -56,14 +56,19 @@ const reportInterval = 100 * time.Millisecond
 
 // bytes returns a function that reports how many bytes of the stage are done.
 func (j *Job) bytes(all int64) func(done int64) {
-	now, told := j.now, time.Now()
+	return bytesOf(j.report, j.now, all)
+}
+
+// bytesOf returns a function that reports how many bytes of a stage are done.
+func bytesOf(report func(Progress), now Progress, all int64) func(done int64) {
+	told := time.Now()
 	return func(done int64) {
 		if time.Since(told) < reportInterval {
 			return
 		}
 		told = time.Now()
 		now.Bytes, now.AllBytes = done, all
-		j.report(now)
+		report(now)
 	}
 }
 
