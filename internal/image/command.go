@@ -28,6 +28,11 @@ type command struct {
 	// isolated programs see only their own processes, and nobody else sees their mounts.
 	// When the program ends, so does all that it started. It needs root.
 	isolated bool
+	// files are open in the program, as fileOf says. If unprivileged is set that is all of this host
+	// that it can do harm to: where this process is root's, it runs as nobody, in no directory of
+	// the job's. It is for what reads what anybody wrote.
+	files        []*os.File
+	unprivileged bool
 	// line is called with each line on stderr, if it is not nil.
 	line func(string)
 }
@@ -41,6 +46,15 @@ const (
 	maxLine = 300
 )
 
+// nobody is the user, and the group, that own nothing.
+const nobody = 65534
+
+// fileOf is the path under which a program finds the file of that number among its own.
+func fileOf(number int) string {
+	const first = 4 // behind the usual ones, and the lock
+	return fmt.Sprintf("/proc/self/fd/%d", first+number)
+}
+
 // run runs a program and returns what it wrote to stdout. It fails with the last
 // lines of stderr. When ctx ends, or this process does, the program and its
 // children are ended.
@@ -51,9 +65,15 @@ func (j *Job) run(ctx context.Context, c command) ([]byte, error) {
 		cmd.Dir = j.Dir
 	}
 	cmd.Env = append(append(os.Environ(), "LC_ALL=C.UTF-8", "PATH="+toolPath()), c.env...)
-	cmd.ExtraFiles = []*os.File{j.lock}
+	cmd.ExtraFiles = append([]*os.File{j.lock}, c.files...)
 	attr := &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM, Chroot: c.chroot}
 	cmd.SysProcAttr = attr
+	if c.unprivileged {
+		cmd.Dir = "/"
+		if os.Geteuid() == 0 {
+			attr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
+		}
+	}
 	if c.chroot != "" {
 		cmd.Dir = "/"
 		if os.Geteuid() != 0 {

@@ -148,3 +148,34 @@ func sleepers(t *testing.T, marker string) []int {
 	}
 	return pids
 }
+
+// An unprivileged program has the files that it is given, and no others of root's.
+func TestUnprivileged(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Fatal("this test must run as root: who is not has nothing to give up")
+	}
+	job := newJob(t)
+	secret, given := filepath.Join(job.Dir, "secret"), filepath.Join(job.Dir, "given")
+	for path, mode := range map[string]os.FileMode{secret: 0o600, given: 0o666} {
+		if err := errors.Join(os.WriteFile(path, []byte(filepath.Base(path)), mode), os.Chmod(path, mode)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file, err := os.Open(given)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for unprivileged, want := range map[bool]string{false: "0 secret given", true: "65534  given"} {
+		out, err := job.run(t.Context(), command{
+			name: "/bin/sh", files: []*os.File{file}, unprivileged: unprivileged,
+			args: []string{"-c", `echo "$(id -u) $(cat "$0" 2>/dev/null) $(cat ` + fileOf(0) + `)"; echo >>` + fileOf(0), secret},
+		})
+		if err != nil || strings.TrimSpace(string(out)) != want {
+			t.Errorf("unprivileged %v: %q, %v", unprivileged, out, err)
+		}
+		if err := os.Truncate(given, int64(len("given"))); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

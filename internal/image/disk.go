@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/smolvm/smolvm/internal/image/ext4"
 	"github.com/smolvm/smolvm/internal/image/partition"
@@ -29,7 +30,9 @@ const (
 	stageCopyDisk = "copy disk"
 	diskStages    = 4
 
-	// Copies of a disk, and of its filesystem alone, in a job's directory.
+	// Copies in a job's directory: of a disk as it was given, of what a guest sees of it, and of its
+	// filesystem alone.
+	scratchSource     = "disk.qcow2"
 	scratchDisk       = "disk.raw"
 	scratchFilesystem = "filesystem.raw"
 )
@@ -39,7 +42,7 @@ type disk struct {
 	file   *os.File
 	offset int64 // of the filesystem
 	size   int64
-	own    string // the name of the file in the job's directory, if it is a copy
+	own    bool // the file is a copy in the job's directory
 }
 
 // readDisk reads the filesystem on the disk at a path, which is anybody's: raw, or qcow2. The tree
@@ -63,22 +66,13 @@ func (d *disk) open(ctx context.Context, job *Job, path string) (*rootfs.Tree, e
 		return nil, fmt.Errorf("read disk: %w", err)
 	}
 	d.file = file
+	if err := d.measure(); err != nil {
+		return nil, err
+	}
 	if qcow2.IsDisk(file) {
-		if size, err := qcow2.CheckAlone(path); err != nil {
-			return nil, err
-		} else if size > maxDisk {
-			return nil, fmt.Errorf("%w: it has %d bytes, of which at most %d are read", errDisk, size, int64(maxDisk))
-		}
-		if err := d.convert(ctx, job, path); err != nil {
+		if err := d.convert(ctx, job); err != nil {
 			return nil, err
 		}
-	}
-	info, err := d.file.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("read disk: %w", err)
-	}
-	if d.size = info.Size(); d.size > maxDisk {
-		return nil, fmt.Errorf("%w: it has %d bytes, of which at most %d are read", errDisk, d.size, int64(maxDisk))
 	}
 	if err := d.findFilesystem(); err != nil {
 		return nil, err
@@ -89,15 +83,36 @@ func (d *disk) open(ctx context.Context, job *Job, path string) (*rootfs.Tree, e
 // openOwn reads the filesystem on a disk of a VM, an overlay on others, all of which this host made.
 func (d *disk) openOwn(ctx context.Context, job *Job, path string, stages int) (*rootfs.Tree, error) {
 	job.Stage(stageCopyDisk, stages)
-	if err := d.convert(ctx, job, path); err != nil {
+	tools, err := findTools(tool{"qemu-img", "qemu-utils"})
+	if err != nil {
 		return nil, err
 	}
+	// The path is the value of an option, so that nothing in it has a meaning.
+	source := "driver=qcow2,file.driver=file,file.filename=" + strings.ReplaceAll(path, ",", ",,")
+	if _, err := job.run(ctx, command{name: tools["qemu-img"], args: []string{
+		"convert", "--image-opts", source, "-O", "raw", scratchDisk,
+	}}); err != nil {
+		return nil, err
+	}
+	if err := d.use(job, scratchDisk); err != nil {
+		return nil, err
+	}
+	if err := d.measure(); err != nil {
+		return nil, err
+	}
+	return d.read(ctx, job, stages)
+}
+
+// measure finds out how large the disk is.
+func (d *disk) measure() error {
 	info, err := d.file.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("read disk: %w", err)
+		return fmt.Errorf("read disk: %w", err)
 	}
-	d.size = info.Size()
-	return d.read(ctx, job, stages)
+	if d.size = info.Size(); d.size > maxDisk {
+		return fmt.Errorf("%w: it has %d bytes, of which at most %d are read", errDisk, d.size, int64(maxDisk))
+	}
+	return nil
 }
 
 // read reads the filesystem. One that was not unmounted is mended first, in a copy.
@@ -114,31 +129,64 @@ func (d *disk) read(ctx context.Context, job *Job, stages int) (*rootfs.Tree, er
 	return rootfs.FromExt4(ctx, device(), d.size, rootfs.Limits{})
 }
 
-// convert makes a copy of a qcow2 disk that is none any more.
-func (d *disk) convert(ctx context.Context, job *Job, path string) error {
+// convert goes on with what a guest sees of a disk in QEMU's format. That is judged, and read, in a
+// copy, which nobody changes in between.
+func (d *disk) convert(ctx context.Context, job *Job) error {
 	tools, err := findTools(tool{"qemu-img", "qemu-utils"})
 	if err != nil {
 		return err
 	}
-	// The path is an argument of an option, so that nothing in it has a meaning.
-	source := "driver=qcow2,file.driver=file,file.filename=" + escapeOption(path)
-	if _, err := job.run(ctx, command{name: tools["qemu-img"], args: []string{
-		"convert", "--image-opts", source, "-O", "raw", scratchDisk,
-	}}); err != nil {
+	if err := d.copyAs(ctx, job, scratchSource); err != nil {
+		return err
+	}
+	size, err := qcow2.CheckAlone(d.file.Name())
+	if err != nil {
+		return fmt.Errorf("%w: %w", errDisk, errors.Unwrap(err))
+	} else if size > maxDisk {
+		return fmt.Errorf("%w: it has %d bytes, of which at most %d are read", errDisk, size, int64(maxDisk))
+	}
+	out, err := createScratch(job, scratchDisk, size)
+	if err != nil {
+		return err
+	}
+	_, err = job.run(ctx, command{
+		name: tools["qemu-img"], files: []*os.File{d.file, out}, unprivileged: true,
+		args: []string{"convert", "-n", "--target-is-zero", "-f", qcow2.Qcow2, "-O", qcow2.Raw, fileOf(0), fileOf(1)},
+	})
+	if err := errors.Join(err, out.Close(), os.Remove(d.file.Name())); err != nil {
 		return fmt.Errorf("%w: %w", errDisk, err)
 	}
-	return d.use(job, scratchDisk)
+	if err := d.use(job, scratchDisk); err != nil {
+		return err
+	}
+	return d.measure()
 }
 
-// escapeOption is a value as QEMU's options have it.
-func escapeOption(value string) string {
-	var b []byte
-	for _, c := range []byte(value) {
-		if b = append(b, c); c == ',' {
-			b = append(b, c)
-		}
+// createScratch makes a file in a job's directory, all hole, that unprivileged programs of the job can
+// read and write. Nobody else gets into the directory.
+func createScratch(job *Job, name string, size int64) (*os.File, error) {
+	const all = 0o666
+	file, err := os.OpenFile(filepath.Join(job.Dir, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, all)
+	if err != nil {
+		return nil, fmt.Errorf("copy disk: %w", err)
 	}
-	return string(b)
+	if err := errors.Join(file.Chmod(all), file.Truncate(size)); err != nil {
+		return nil, errors.Join(fmt.Errorf("copy disk: %w", err), file.Close())
+	}
+	return file, nil
+}
+
+// copyAs goes on with a copy of the filesystem, or of what the disk is as yet, but for its holes.
+func (d *disk) copyAs(ctx context.Context, job *Job, name string) error {
+	out, err := createScratch(job, name, d.size)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(sparse.Copy(ctx, out, d.file, d.offset, d.size), out.Close()); err != nil {
+		return fmt.Errorf("copy disk: %w", err)
+	}
+	d.offset = 0
+	return d.use(job, name)
 }
 
 // use goes on with a copy in the job's directory.
@@ -148,7 +196,7 @@ func (d *disk) use(job *Job, name string) error {
 	if d.file, err = os.Open(filepath.Join(job.Dir, name)); err != nil {
 		return fmt.Errorf("read disk: %w", err)
 	}
-	d.own = name
+	d.own = true
 	return nil
 }
 
@@ -159,16 +207,17 @@ func (d *disk) mend(ctx context.Context, job *Job) error {
 		return err
 	}
 	// Of a journal e2fsck knows only at the beginning of a file.
-	if d.own == "" || d.offset != 0 {
-		if err := d.copyTo(ctx, filepath.Join(job.Dir, scratchFilesystem)); err != nil {
-			return fmt.Errorf("copy disk: %w", err)
-		}
-		d.offset = 0
-		if err := d.use(job, scratchFilesystem); err != nil {
+	if !d.own || d.offset != 0 {
+		if err := d.copyAs(ctx, job, scratchFilesystem); err != nil {
 			return err
 		}
 	}
-	_, err = job.run(ctx, command{name: tools["e2fsck"], args: []string{"-fy", d.own}})
+	if err := d.file.Chmod(0o666); err != nil { // as createScratch does
+		return fmt.Errorf("copy disk: %w", err)
+	}
+	_, err = job.run(ctx, command{
+		name: tools["e2fsck"], args: []string{"-fy", fileOf(0)}, files: []*os.File{d.file}, unprivileged: true,
+	})
 	const mended = 1 | 2 // bits of the exit code that tell of success
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() > 0 && exit.ExitCode()&^mended == 0 {
 		return nil
@@ -177,19 +226,6 @@ func (d *disk) mend(ctx context.Context, job *Job) error {
 		return fmt.Errorf("%w: %w", errDisk, err)
 	}
 	return err
-}
-
-// copyTo copies the filesystem to a new file, but for its holes.
-func (d *disk) copyTo(ctx context.Context, path string) (err error) {
-	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, out.Close()) }()
-	if err := out.Truncate(d.size); err != nil {
-		return err
-	}
-	return sparse.Copy(ctx, out, d.file, d.offset, d.size)
 }
 
 // findFilesystem finds the filesystem: it is all of the disk, or in a partition. Of several the

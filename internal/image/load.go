@@ -31,8 +31,11 @@ func (s *Store) Load(ctx context.Context, r io.Reader, progress func(Progress)) 
 		}
 		defer func() { err = errors.Join(err, file.Close()) }()
 	}
-	// It may have no name, but can be opened.
-	refs, err := s.listArchive(ctx, fmt.Sprintf("/proc/self/fd/%d", file.Fd()))
+	path := said
+	if said == stdin {
+		path = fmt.Sprintf("/proc/self/fd/%d", file.Fd()) // it may have no name, but can be opened
+	}
+	refs, err := s.listArchive(ctx, path)
 	if err != nil {
 		return nil, (&imported{said: said}).blame(err)
 	}

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/smolvm/smolvm/internal/image/ext4"
@@ -148,6 +150,42 @@ func TestHostileDisk(t *testing.T) {
 	}
 	if err := from(data, Limits{Bytes: 10}); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("with too many bytes: %v", err)
+	}
+}
+
+// Whatever a file is called, it is called so in the archive; but for what means something else there.
+func TestOddNames(t *testing.T) {
+	tree := newTree(Limits{})
+	names := []string{
+		"\xff\xfe", "new\nline", "a=b", " ", "-", "..a", "...", "tab\t", "quote\"", "back\\slash", "\u202e", strings.Repeat("x", 255), "PaxHeaders.0", "é",
+	}
+	for i, name := range names {
+		dir := "dir" + strings.Repeat("/"+strings.Repeat("d", 60), 3)
+		n := &inode{mode: ext4.TypeRegular | 0o644, modified: moment, size: 1, detail: &detail{
+			extended: []ext4.Extended{{Name: "user." + name[:min(len(name), 200)], Value: []byte("\x00=\n\xff")}},
+			open:     func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("x")), nil },
+		}}
+		if strings.Contains(name, "=") {
+			n.extended[0].Name = "user.plain"
+		}
+		if err := errors.Join(tree.put(dir+"/"+name, n), tree.Symlink(name+"/\xff", fmt.Sprint(dir, "/link", i))); err != nil {
+			t.Fatalf("%q: %v", name, err)
+		}
+	}
+	var archive bytes.Buffer
+	if err := tree.WriteTar(t.Context(), &archive); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Read(t.Context(), []Layer{layerOf(archive.Bytes())}, Limits{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sameTree(t, again, tree)
+	if err := tree.WriteFile("etc/.wh.passwd", 0o644, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := tree.WriteTar(t.Context(), io.Discard); !errors.Is(err, fs.ErrInvalid) {
+		t.Errorf("with a name that means something else: %v", err)
 	}
 }
 

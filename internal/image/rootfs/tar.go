@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/smolvm/smolvm/internal/image/ext4"
 )
@@ -15,7 +17,8 @@ import (
 // WriteTar writes the tree as a tar archive that makes the same tree again: with links, device
 // nodes, owners, times to the nanosecond and extended attributes. Holes in files become zeros,
 // and sockets are left out, for which archives have no type. The same tree makes the same archive,
-// byte for byte. Layers are read again; errors are those of WriteExt4 then.
+// byte for byte. Layers are read again; errors are those of WriteExt4 then. It fails with fs.ErrInvalid
+// if a name means something else in a layer.
 func (t *Tree) WriteTar(ctx context.Context, w io.Writer) error {
 	a := archiver{ctx: ctx, out: tar.NewWriter(w), names: make(map[*inode][]string)}
 	if err := a.find(t.root, ""); err != nil {
@@ -59,8 +62,11 @@ func (a *archiver) find(dir *inode, at string) error {
 	a.names[dir] = []string{at + "/"}
 	for _, name := range slices.Sorted(maps.Keys(dir.children)) {
 		path := at + "/" + name
-		if len(path) > maxPath {
+		switch {
+		case len(path) > maxPath:
 			return failed(path, tooLarge("its path has more than %d bytes", maxPath))
+		case strings.HasPrefix(name, whiteout):
+			return failed(path, fmt.Errorf("in a layer its name means that another file is gone: %w", fs.ErrInvalid))
 		}
 		n := dir.children[name].inode
 		if n.isDir() {
