@@ -111,6 +111,17 @@ func (t *folders) mount(f guestapi.Folder) (*folderMount, error) {
 	return m, nil
 }
 
+// endAll takes all mounts away, of a session that has ended.
+func (t *folders) endAll() {
+	t.mu.Lock()
+	all := t.byPath
+	t.byPath = nil
+	t.mu.Unlock()
+	for _, m := range all {
+		m.end()
+	}
+}
+
 // end takes the mount away. What has files open in it gets errors from then on.
 func (m *folderMount) end() {
 	m.once.Do(func() {

@@ -97,6 +97,8 @@ func (s *Server) serveHost(raw net.Conn) {
 	conn := wire.NewConn(raw)
 	defer conn.Close()
 	session := wire.NewGuest(conn)
+	// In the next session there are only the folders that it mounts.
+	defer s.folders.endAll()
 	// The host may take it for the end of the session that the next one is answered.
 	var own sync.WaitGroup
 	defer own.Wait()
