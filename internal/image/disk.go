@@ -22,8 +22,8 @@ import (
 // errDisk is wrapped by errors about a disk that no image can be made of.
 var errDisk = errors.New("unusable disk")
 
-// maxDisk is how large a disk may be that an image is made of, in bytes. A hostile one may fill as
-// much of this host's.
+// maxDisk is how large a disk of somebody's may be that an image is made of, in bytes. A hostile one
+// may fill as much of this host's.
 const maxDisk = 128 << 30
 
 const (
@@ -69,6 +69,9 @@ func (d *disk) open(ctx context.Context, job *Job, path string) (*rootfs.Tree, e
 	if err := d.measure(); err != nil {
 		return nil, err
 	}
+	if err := checkSize(d.size); err != nil {
+		return nil, err
+	}
 	if qcow2.IsDisk(file) {
 		if err := d.convert(ctx, job); err != nil {
 			return nil, err
@@ -109,8 +112,14 @@ func (d *disk) measure() error {
 	if err != nil {
 		return fmt.Errorf("read disk: %w", err)
 	}
-	if d.size = info.Size(); d.size > maxDisk {
-		return fmt.Errorf("%w: it has %d bytes, of which at most %d are read", errDisk, d.size, int64(maxDisk))
+	d.size = info.Size()
+	return nil
+}
+
+// checkSize refuses what somebody may have made to fill this host's disk.
+func checkSize(size int64) error {
+	if size > maxDisk {
+		return fmt.Errorf("%w: it has %d bytes, of which at most %d are read", errDisk, size, int64(maxDisk))
 	}
 	return nil
 }
@@ -142,8 +151,9 @@ func (d *disk) convert(ctx context.Context, job *Job) error {
 	size, err := qcow2.CheckAlone(d.file.Name())
 	if err != nil {
 		return fmt.Errorf("%w: %w", errDisk, errors.Unwrap(err))
-	} else if size > maxDisk {
-		return fmt.Errorf("%w: it has %d bytes, of which at most %d are read", errDisk, size, int64(maxDisk))
+	}
+	if err := checkSize(size); err != nil {
+		return err
 	}
 	out, err := createScratch(job, scratchDisk, size)
 	if err != nil {

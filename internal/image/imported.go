@@ -178,7 +178,7 @@ func (i *imported) blame(err error) error {
 	}
 	for _, fault := range []error{
 		rootfs.ErrLayer, rootfs.ErrDigest, rootfs.ErrTooLarge, fs.ErrNotExist, fs.ErrPermission,
-		ext4.ErrDamaged, ext4.ErrUnsupported, ext4.ErrAttributes, partition.ErrFormat,
+		ext4.ErrDamaged, ext4.ErrUnclean, ext4.ErrUnsupported, ext4.ErrAttributes, partition.ErrFormat,
 		qcow2.ErrFormat, qcow2.ErrOther, qcow2.ErrUnsupported, errDisk,
 		oci.ErrNotFound, oci.ErrPlatform, oci.ErrInvalid, oci.ErrTooLarge, blob.ErrDigest,
 	} {
