@@ -64,14 +64,20 @@ func (s *Server) readExec(ctx context.Context, payload []byte) (guestapi.Exec, c
 	case e.PowerOff && !e.Detach:
 		return e, command{}, errors.New("only the end of a detached command powers off")
 	}
+	cmd, err := s.command(ctx, e)
+	return e, cmd, err
+}
+
+// command is the process that a host wants to have started.
+func (s *Server) command(ctx context.Context, e guestapi.Exec) (command, error) {
 	if err := s.system.Ready(ctx); err != nil {
-		return e, command{}, err
+		return command{}, err
 	}
 	u := rootUser(passwdFile)
 	if e.User != "" {
 		var err error
 		if u, err = findUser(passwdFile, groupFile, e.User); err != nil {
-			return e, command{}, err
+			return command{}, err
 		}
 	}
 	env := [][]string{u.env(), s.environment()}
@@ -82,7 +88,7 @@ func (s *Server) readExec(ctx context.Context, payload []byte) (guestapi.Exec, c
 	if len(e.Argv) > 0 {
 		cmd.program, cmd.argv = e.Argv[0], e.Argv
 	}
-	return e, cmd, nil
+	return cmd, nil
 }
 
 // startExec starts a command that the host waits for.
@@ -97,23 +103,13 @@ func (s *Server) startExec(e guestapi.Exec, cmd command) (*job, error) {
 // extent is a terminal's width or height, within what there can be.
 func extent(n int) uint32 { return uint32(max(0, min(n, math.MaxUint16))) }
 
-// startDetached starts a command that nobody waits for. What it writes goes to the
-// console. The guest powers off at its end if asked to.
+// startDetached starts a command that nobody waits for. The guest powers off at its end if
+// asked to.
 func (s *Server) startDetached(cmd command, powerOff bool) error {
-	defer s.nudge.give()
-	from, to, err := os.Pipe()
+	child, out, err := s.startLogged(cmd)
 	if err != nil {
 		return err
 	}
-	defer to.Close()
-	cmd.stdout, cmd.stderr = to, to
-	child, err := cmd.start(s.reaper)
-	if err != nil {
-		from.Close()
-		return err
-	}
-	// What the command leaves in the background writes to the console, too.
-	out := startOutput(from, struct{ io.Writer }{s.system.Console()}, false)
 	if powerOff {
 		go func() {
 			<-child.done
@@ -123,6 +119,24 @@ func (s *Server) startDetached(cmd command, powerOff bool) error {
 		}()
 	}
 	return nil
+}
+
+// startLogged starts a command. What it writes goes to the console.
+func (s *Server) startLogged(cmd command) (*child, *output, error) {
+	defer s.nudge.give()
+	from, to, err := os.Pipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer to.Close()
+	cmd.stdout, cmd.stderr = to, to
+	child, err := cmd.start(s.reaper)
+	if err != nil {
+		from.Close()
+		return nil, nil, err
+	}
+	// What the command leaves in the background writes to the console, too.
+	return child, startOutput(from, struct{ io.Writer }{s.system.Console()}, false), nil
 }
 
 // statusText says how a command ended, to people.

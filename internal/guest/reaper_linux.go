@@ -117,11 +117,16 @@ func (r *Reaper) fork(program string, argv []string, attr *syscall.ProcAttr) (*c
 
 // signal sends a signal to the child's process group. It fails with
 // unix.ESRCH once the child ended: its number may be another's by then.
-func (c *child) signal(sig unix.Signal) error {
+func (c *child) signal(sig unix.Signal) error { return c.kill(-c.pid, sig) }
+
+// signalAlone is signal for the child itself.
+func (c *child) signalAlone(sig unix.Signal) error { return c.kill(c.pid, sig) }
+
+func (c *child) kill(to int, sig unix.Signal) error {
 	c.reaper.mu.Lock()
 	defer c.reaper.mu.Unlock()
 	if c.reaper.children[c.pid] != c {
 		return unix.ESRCH
 	}
-	return unix.Kill(-c.pid, sig)
+	return unix.Kill(to, sig)
 }

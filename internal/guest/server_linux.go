@@ -50,6 +50,7 @@ type Server struct {
 	reaper *Reaper
 	log    *slog.Logger
 	nudge  *nudge // given when a command starts
+	main   mainProcess
 
 	sockets socketTable
 	folders folders
@@ -215,6 +216,8 @@ func (s *Server) channel(ctx context.Context, p *peer, open ssh.NewChannel) {
 		s.datagrams(ctx, p, open)
 	case t == guestapi.ChannelExec && p.host:
 		s.exec(ctx, p, open)
+	case t == guestapi.ChannelMain && p.host:
+		s.serveMain(ctx, open)
 	case t == guestapi.ChannelFiles && p.host:
 		s.files(ctx, p, open)
 	case t == guestapi.ChannelFolder && p.host:

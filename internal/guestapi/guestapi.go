@@ -65,6 +65,11 @@ const (
 	// FUSE, each of which begins with its length: the guest's kernel asks, the host answers. With the
 	// channel the mount ends.
 	ChannelFolder = "folder@smolvm"
+	// ChannelMain has the guest run its main process and tells of it. Its payload is a Main. It is
+	// refused with a Failure as the message if the process cannot start. The guest sends
+	// RequestMainState at once, and again when the process has ended, and then closes the channel.
+	// That the host closes it, or that it is lost, means nothing to the process.
+	ChannelMain = "main@smolvm"
 	// ChannelPing is always refused, at once: that is the answer. Unlike a global
 	// request it never waits behind another request.
 	ChannelPing = "ping@smolvm"
@@ -94,6 +99,15 @@ const (
 // RequestFilesDone is the channel request, guest to host, that ends a ChannelFiles. It
 // wants no reply.
 const RequestFilesDone = "files-done@smolvm"
+
+// Channel requests on a ChannelMain. They want no reply.
+const (
+	// RequestMainState, guest to host, carries a MainState.
+	RequestMainState = "main-state@smolvm"
+	// RequestMainSignal, host to guest, sends a signal to the process alone. Its payload is a
+	// MainSignal.
+	RequestMainSignal = "main-signal@smolvm"
+)
 
 // MaxPayload bounds a request's payload, in bytes.
 const MaxPayload = 192 << 10
@@ -197,6 +211,32 @@ type Exec struct {
 	Detach bool `json:"detach,omitempty"`
 	// PowerOff has the guest power off when a detached command has ended.
 	PowerOff bool `json:"power_off,omitempty"`
+}
+
+// Main is the main process that the guest is to have: there is one at a time, which the guest
+// remembers when it has ended, until it is replaced.
+type Main struct {
+	// ID is the process's, made up by the host. A guest that has it already does not start it
+	// again, so asking twice is harmless.
+	ID string
+	// Replaces is the ID of the process that has ended and that this one takes the place of; empty:
+	// none. A guest that has another one keeps that, and tells of it.
+	Replaces string
+	Exec     Exec // without Stdin, Terminal, Detach and PowerOff
+}
+
+// MainState is what a guest knows of its main process. Its times are of the guest's clock.
+type MainState struct {
+	ID      string
+	PID     int // in the guest
+	Started time.Time
+	Ended   time.Time // zero: it runs
+	Status  ExitStatus
+}
+
+// MainSignal is the payload of RequestMainSignal: the signal's number on Linux.
+type MainSignal struct {
+	Number int
 }
 
 // Terminal is a terminal for a command.

@@ -72,6 +72,23 @@ func (e *Exec) fields(c *codec) {
 	c.flag(&e.PowerOff)
 }
 
+func (m *Main) fields(c *codec) {
+	text(c, &m.ID)
+	text(c, &m.Replaces)
+	m.Exec.fields(c)
+}
+
+func (m *MainState) fields(c *codec) {
+	text(c, &m.ID)
+	c.integer(&m.PID)
+	c.time(&m.Started)
+	c.time(&m.Ended)
+	c.integer(&m.Status.Code)
+	text(c, &m.Status.Signal)
+}
+
+func (m *MainSignal) fields(c *codec) { c.integer(&m.Number) }
+
 func (f *Files) fields(c *codec) {
 	text(c, &f.Op)
 	text(c, &f.Path)
