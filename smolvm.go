@@ -130,17 +130,32 @@ func (v *VM) IP() netip.Addr { return v.vm.IP() }
 // running VM does nothing. It fails with ErrCannotResume.
 func (v *VM) Start(ctx context.Context) error { return v.vm.Start(ctx) }
 
-// Stop ends the guest's processes, writes its disk and powers it off. If that
+// Stop asks the main process to end, if there is one, and gives it time for that: see [StopSignal]
+// and [Grace]. Then it ends the guest's processes, writes its disk and powers it off. If that
 // takes too long, or ctx ends, the VM is stopped the hard way. Stopping a VM that
 // does not run does nothing.
-func (v *VM) Stop(ctx context.Context) error { return v.vm.Stop(ctx) }
+func (v *VM) Stop(ctx context.Context, opts ...StopOption) error {
+	var stop machine.StopOptions
+	for _, opt := range opts {
+		opt(&stop)
+	}
+	return v.vm.Stop(ctx, stop)
+}
 
 // Kill ends the VM at once, as when its plug is pulled: what the guest has not written to its
 // disk is lost. The VM stays. Killing a VM that does not run does nothing.
 func (v *VM) Kill(ctx context.Context) error { return v.vm.Kill(ctx) }
 
-// Wait waits until the VM does not run any more, or ctx ends.
-func (v *VM) Wait(ctx context.Context) error { return v.vm.Wait(ctx) }
+// Wait waits until the VM does not run any more, and is not about to be started again by its
+// [Restart] policy, or ctx ends.
+func (v *VM) Wait(ctx context.Context) error {
+	_, err := v.vm.Wait(ctx)
+	return err
+}
+
+// WaitMain is Wait, and tells what became of the VM's main process, even of one that was removed as
+// it ended. It is nil if the VM has no main process.
+func (v *VM) WaitMain(ctx context.Context) (*MainInfo, error) { return v.vm.Wait(ctx) }
 
 // Pause stops the guest's processors until [VM.Resume]. Its memory, its connections and
 // its forwards stay; who connects meanwhile waits. Commands cannot be started. Pausing a
@@ -198,15 +213,7 @@ func (v *VM) ExposeLocal(ctx context.Context, guestPort int, opts ...PortOption)
 // it fails none. The forwards come in the order of the specs and, within each, of
 // its ports. Of the options [HostPort] and [Over] do not count: the specs say that.
 func (v *VM) ExposeAll(ctx context.Context, specs []PortSpec, opts ...PortOption) ([]Forward, error) {
-	var reqs []forward.Request
-	for _, spec := range specs {
-		for _, own := range spec.Requests() {
-			req := newRequest(own, opts)
-			req.Protocol, req.HostPort, req.HostPortSet = own.Protocol, own.HostPort, own.HostPortSet
-			reqs = append(reqs, req)
-		}
-	}
-	return v.vm.Expose(ctx, reqs...)
+	return v.vm.Expose(ctx, requests(specs, opts)...)
 }
 
 // UnexposeLocal ends what ExposeLocal began. The host port is free at once and

@@ -12,6 +12,7 @@ import (
 	"fmt"
 
 	"github.com/smolvm/smolvm/internal/forward"
+	"github.com/smolvm/smolvm/internal/machine"
 )
 
 // socketName is the socket in the VM's directory.
@@ -53,7 +54,7 @@ const (
 	pathDial          = "/v" + apiVersion + "/dial"
 )
 
-// The bodies of requests that have no type of their own elsewhere.
+// The bodies of requests, and of answers, that have no type of their own elsewhere.
 type (
 	exposeRequest struct {
 		Requests []forward.Request `json:"requests"`
@@ -74,6 +75,10 @@ type (
 	}
 	revertRequest struct {
 		Snapshot string `json:"snapshot"`
+	}
+	// waitAnswer tells what became of the main process, if the VM has one.
+	waitAnswer struct {
+		Main *machine.MainInfo `json:"main,omitempty"`
 	}
 	dialRequest struct {
 		Address string `json:"address"`

@@ -202,7 +202,7 @@ func (c *client) Delete(ctx context.Context) error { return c.post(ctx, pathDele
 
 // Stop has the owner stop the VM in order. If ctx ends before, it is killed, as by an owner
 // in this process.
-func (c *client) Stop(ctx context.Context) error {
+func (c *client) Stop(ctx context.Context, opts machine.StopOptions) error {
 	bounded := context.WithoutCancel(ctx)
 	killed := make(chan error, 1)
 	tooLate := context.AfterFunc(ctx, func() {
@@ -210,15 +210,17 @@ func (c *client) Stop(ctx context.Context) error {
 		defer cancel()
 		killed <- c.Kill(ctx)
 	})
-	err := c.post(bounded, pathStop, nil)
+	err := c.post(bounded, pathStop, opts)
 	if !tooLate() {
 		return <-killed
 	}
 	return err
 }
 
-func (c *client) Wait(ctx context.Context) error {
-	return c.call(ctx, http.MethodGet, pathWait, nil, nil)
+func (c *client) Wait(ctx context.Context) (*machine.MainInfo, error) {
+	var answer waitAnswer
+	err := c.call(ctx, http.MethodGet, pathWait, nil, &answer)
+	return answer.Main, err
 }
 
 func (c *client) ChangeEnv(ctx context.Context, change machine.EnvChange) error {

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -33,6 +34,7 @@ type fakeVM struct {
 	waits   chan struct{} // gets a token when a wait begins and another when it ends
 	stops   chan struct{} // the same for the begin of a stop, which then waits for killed
 	killed  chan struct{}
+	stop    machine.StopOptions
 	stopped chan error // gets the state of the stop's context
 	run     func(ctx context.Context, c machine.Command) (machine.Process, error)
 	expose  func(reqs []forward.Request) []forward.Forward
@@ -44,14 +46,18 @@ type fakeVM struct {
 
 func (f *fakeVM) Info(context.Context) (machine.Info, error) { return f.info, f.err }
 
-func (f *fakeVM) Wait(ctx context.Context) error {
+func (f *fakeVM) Wait(ctx context.Context) (*machine.MainInfo, error) {
+	if f.waits == nil {
+		return f.info.Main, f.err
+	}
 	f.waits <- struct{}{}
 	<-ctx.Done()
 	f.waits <- struct{}{}
-	return ctx.Err()
+	return nil, ctx.Err()
 }
 
-func (f *fakeVM) Stop(ctx context.Context) error {
+func (f *fakeVM) Stop(ctx context.Context, opts machine.StopOptions) error {
+	f.stop = opts
 	if f.stops == nil {
 		return f.err
 	}
@@ -176,7 +182,7 @@ func TestErrorsCross(t *testing.T) {
 	for name, test := range cases {
 		t.Run(name, func(t *testing.T) {
 			c := serveFake(t, &fakeVM{err: test.err})
-			err := c.Stop(t.Context())
+			err := c.Stop(t.Context(), machine.StopOptions{})
 			if err == nil || err.Error() != test.err.Error() {
 				t.Fatalf("got %v, want %v", err, test.err)
 			}
@@ -195,17 +201,17 @@ func TestErrorsCross(t *testing.T) {
 	}
 	c := serveFake(t, &fakeVM{err: cases["busy"].err})
 	var busy *forward.PortInUseError
-	if err := c.Stop(t.Context()); !errors.As(err, &busy) || busy.Holder != "nginx, pid 812" {
+	if err := c.Stop(t.Context(), machine.StopOptions{}); !errors.As(err, &busy) || busy.Holder != "nginx, pid 812" {
 		t.Errorf("got %v, want it to name the holder", err)
 	}
 	var refused *guestlink.RefusedError
 	c = serveFake(t, &fakeVM{err: cases["refused"].err})
-	if err := c.Stop(t.Context()); !errors.As(err, &refused) || refused.Failure.Kind != guestapi.KindNotExist {
+	if err := c.Stop(t.Context(), machine.StopOptions{}); !errors.As(err, &refused) || refused.Failure.Kind != guestapi.KindNotExist {
 		t.Errorf("got %v, want a RefusedError", err)
 	}
 	var start *machine.StartError
 	c = serveFake(t, &fakeVM{err: cases["start"].err})
-	if err := c.Stop(t.Context()); !errors.As(err, &start) || !start.NotFound || start.Program != "x" {
+	if err := c.Stop(t.Context(), machine.StopOptions{}); !errors.As(err, &start) || !start.NotFound || start.Program != "x" {
 		t.Errorf("got %v, want a StartError", err)
 	}
 }
@@ -244,7 +250,7 @@ func TestCallerGone(t *testing.T) {
 		cancel()
 		<-vm.waits // it was cancelled at the owner's too
 	}()
-	if err := c.Wait(ctx); !errors.Is(err, context.Canceled) {
+	if _, err := c.Wait(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("wait: %v, want the cancellation", err)
 	}
 
@@ -254,11 +260,32 @@ func TestCallerGone(t *testing.T) {
 		cancel()
 	}()
 	// It is killed then, which ends the stop.
-	if err := c.Stop(ctx); err != nil {
+	if err := c.Stop(ctx, machine.StopOptions{}); err != nil {
 		t.Errorf("stop: %v", err)
 	}
 	if err, ok := <-vm.stopped; !ok || err != nil {
 		t.Errorf("the stop was cancelled: %v", err)
+	}
+}
+
+// TestMainProcess: how a main process ended, and how long it has for that, are told.
+func TestMainProcess(t *testing.T) {
+	code, grace := 3, time.Minute
+	vm := &fakeVM{info: machine.Info{Main: &machine.MainInfo{Command: []string{"false"}, ExitCode: &code}}}
+	c := serveFake(t, vm)
+	if main, err := c.Wait(t.Context()); err != nil || main == nil || *main.ExitCode != 3 {
+		t.Errorf("wait: %+v, %v", main, err)
+	}
+	if err := c.Stop(t.Context(), machine.StopOptions{Grace: &grace}); err != nil || vm.stop.Grace == nil || *vm.stop.Grace != grace {
+		t.Errorf("stop: %+v, %v", vm.stop, err)
+	}
+	// Clients of before send no body.
+	if err := c.post(t.Context(), pathStop, nil); err != nil || vm.stop.Grace != nil {
+		t.Errorf("stop without a body: %+v, %v", vm.stop, err)
+	}
+	vm.info.Main = nil
+	if main, err := c.Wait(t.Context()); err != nil || main != nil {
+		t.Errorf("wait without one: %+v, %v", main, err)
 	}
 }
 

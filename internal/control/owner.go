@@ -83,7 +83,7 @@ func own(ctx context.Context, opts Options, name string, adopt bool, to *reporte
 	to.ready()
 	// Somebody may start it again in the moment in which it has ended.
 	for retired := false; !retired && err == nil && ctx.Err() == nil; {
-		_ = vm.Wait(ctx)
+		_, _ = vm.Wait(ctx)
 		retired, err = vm.Retire()
 	}
 	// If a signal has ended the wait, this ends the VM.

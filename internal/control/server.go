@@ -27,7 +27,7 @@ import (
 type target interface {
 	Info(ctx context.Context) (machine.Info, error)
 	Start(ctx context.Context) error
-	Stop(ctx context.Context) error
+	Stop(ctx context.Context, opts machine.StopOptions) error
 	Kill(ctx context.Context) error
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
@@ -36,7 +36,7 @@ type target interface {
 	CaptureDisk(ctx context.Context, dir string) error
 	Revert(ctx context.Context, snapshot string) error
 	Delete(ctx context.Context) error
-	Wait(ctx context.Context) error
+	Wait(ctx context.Context) (*machine.MainInfo, error)
 	ChangeEnv(ctx context.Context, change machine.EnvChange) error
 	StartCommand(ctx context.Context, c machine.Command) (machine.Process, error)
 	Expose(ctx context.Context, reqs ...forward.Request) ([]forward.Forward, error)
@@ -113,7 +113,7 @@ func (s *server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+pathVM, answer(func(r *http.Request) (machine.Info, error) { return s.vm.Info(r.Context()) }))
 	mux.HandleFunc("POST "+pathStart, do(s.vm.Start))
-	mux.HandleFunc("POST "+pathStop, finish(s.vm.Stop))
+	mux.HandleFunc("POST "+pathStop, answer(s.stopVM))
 	mux.HandleFunc("POST "+pathKill, finish(s.vm.Kill))
 	mux.HandleFunc("POST "+pathPause, do(s.vm.Pause))
 	mux.HandleFunc("POST "+pathResume, do(s.vm.Resume))
@@ -121,7 +121,7 @@ func (s *server) routes() http.Handler {
 	mux.HandleFunc("POST "+pathCapture, take(s.capture))
 	mux.HandleFunc("POST "+pathRevert, take(func(ctx context.Context, r revertRequest) error { return s.vm.Revert(ctx, r.Snapshot) }))
 	mux.HandleFunc("POST "+pathDelete, finish(s.vm.Delete))
-	mux.HandleFunc("GET "+pathWait, do(s.vm.Wait))
+	mux.HandleFunc("GET "+pathWait, answer(s.wait))
 	mux.HandleFunc("POST "+pathEnv, take(s.vm.ChangeEnv))
 	mux.HandleFunc("POST "+pathForwards, answer(s.expose))
 	mux.HandleFunc("POST "+pathUnexpose, take(func(ctx context.Context, r unexposeRequest) error { return s.vm.Unexpose(ctx, r.Pairs...) }))
@@ -207,6 +207,22 @@ func reply(w http.ResponseWriter, status int, value any) {
 
 func fail(w http.ResponseWriter, err error) {
 	reply(w, http.StatusUnprocessableEntity, newProblem(err))
+}
+
+// stopVM is finish with a body, which clients of before do not send.
+func (s *server) stopVM(r *http.Request) (struct{}, error) {
+	var opts machine.StopOptions
+	if r.ContentLength != 0 {
+		if err := readBody(r, &opts); err != nil {
+			return struct{}{}, err
+		}
+	}
+	return struct{}{}, s.vm.Stop(context.WithoutCancel(r.Context()), opts)
+}
+
+func (s *server) wait(r *http.Request) (waitAnswer, error) {
+	main, err := s.vm.Wait(r.Context())
+	return waitAnswer{main}, err
 }
 
 func (s *server) expose(r *http.Request) ([]forward.Forward, error) {

@@ -93,10 +93,16 @@ func only(ctx context.Context, v *VM, do func(target) error) error {
 // settled is only for verbs that do no harm if they are done twice: an owner that ends
 // meanwhile, as one does when its VM is stopped, is no failure of theirs.
 func settled(ctx context.Context, v *VM, do func(target) error) error {
+	_, err := settledWith(ctx, v, func(t target) (struct{}, error) { return struct{}{}, do(t) })
+	return err
+}
+
+// settledWith is settled for what has a result.
+func settledWith[T any](ctx context.Context, v *VM, do func(target) (T, error)) (T, error) {
 	for {
-		err := only(ctx, v, do)
+		result, err := with(ctx, v, do)
 		if !errors.Is(err, errOwnerLost) || ctx.Err() != nil {
-			return err
+			return result, err
 		}
 	}
 }
@@ -155,8 +161,8 @@ func (v *VM) Start(ctx context.Context) error {
 }
 
 // Stop stops the VM.
-func (v *VM) Stop(ctx context.Context) error {
-	return settled(ctx, v, func(t target) error { return t.Stop(ctx) })
+func (v *VM) Stop(ctx context.Context, opts machine.StopOptions) error {
+	return settled(ctx, v, func(t target) error { return t.Stop(ctx, opts) })
 }
 
 // Kill ends the VM at once.
@@ -164,9 +170,9 @@ func (v *VM) Kill(ctx context.Context) error {
 	return settled(ctx, v, func(t target) error { return t.Kill(ctx) })
 }
 
-// Wait waits until the VM does not run any more.
-func (v *VM) Wait(ctx context.Context) error {
-	return settled(ctx, v, func(t target) error { return t.Wait(ctx) })
+// Wait waits until the VM does not run any more, and tells what became of its main process.
+func (v *VM) Wait(ctx context.Context) (*machine.MainInfo, error) {
+	return settledWith(ctx, v, func(t target) (*machine.MainInfo, error) { return t.Wait(ctx) })
 }
 
 // Pause stops the guest's processors.

@@ -68,6 +68,7 @@ func (v *VM) adopt(ctx context.Context, claim *store.Claim) error {
 	}
 	r.log.Info("took over VM whose owner died", "vmm_pid", r.machine.PID())
 	v.begin(r)
+	go v.followMain(r)
 	if r.paused.Load() {
 		r.channel.KeepAlive(0, 0)
 		r.forwards.SetGuest(errPaused)
@@ -79,7 +80,9 @@ func (v *VM) adopt(ctx context.Context, claim *store.Claim) error {
 	if err == nil {
 		err = forgetOthers(ctx, r, noted, pairOf)
 	}
-	v.exposeAgain(ctx, r, claim)
+	if err := v.exposeAgain(ctx, r, claim); err != nil {
+		r.log.Warn("could not expose again all that was exposed", "error", err)
+	}
 	exposed := func(f forward.Forward) forward.Pair { return f.Pair }
 	if err := errors.Join(err, forgetOthers(ctx, r, r.forwards.Forwards(), exposed)); err != nil {
 		r.log.Warn("could not remove what the last owner had exposed", "error", err)
@@ -143,6 +146,7 @@ func (v *VM) takeOver(ctx context.Context, claim *store.Claim, where vmm.Adoptio
 	r.paused.Store(r.machine.Paused())
 	r.channel = guestlink.Reopen(r.channelConfig())
 	r.serve(h, rec.Name)
+	r.main = newMainProcess(r, claim)
 	return r, nil
 }
 

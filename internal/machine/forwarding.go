@@ -130,12 +130,21 @@ func pairOf(k store.Forward) forward.Pair {
 
 // exposeAgain exposes what was exposed when the VM last ran: on the port that was asked
 // for, or else on the last one, if it is still free. A port that cannot be exposed is no
-// reason for the VM not to start, and is tried again by the next start.
-func (v *VM) exposeAgain(ctx context.Context, r *run, claim *store.Claim) {
+// reason for the VM not to start, and is tried again by the next start. Ports that never were
+// exposed are exposed all, or it fails.
+func (v *VM) exposeAgain(ctx context.Context, r *run, claim *store.Claim) error {
 	v.ports.Lock()
 	defer v.ports.Unlock()
+	var failed error
 	err := claim.UpdateForwards(func(known []store.Forward) []store.Forward {
+		var fresh []int
+		if fresh, failed = exposeFirst(ctx, r, known); failed != nil {
+			return known
+		}
 		for i, k := range known {
+			if slices.Contains(fresh, i) {
+				continue
+			}
 			got, err := r.forwards.Expose(ctx, forward.Request{
 				Protocol: forward.Protocol(k.Protocol), GuestPort: k.GuestPort,
 				HostPort: cmp.Or(k.Wanted, k.HostPort), HostPortSet: true, Strict: k.Strict && k.Wanted != 0,
@@ -152,6 +161,34 @@ func (v *VM) exposeAgain(ctx context.Context, r *run, claim *store.Claim) {
 	if err != nil {
 		r.log.Warn("could not expose again all that was exposed", "error", err)
 	}
+	return failed
+}
+
+// exposeFirst exposes those of the known forwards that never were exposed, notes their ports, and
+// returns which they are.
+func exposeFirst(ctx context.Context, r *run, known []store.Forward) (fresh []int, err error) {
+	var reqs []forward.Request
+	for i, k := range known {
+		if k.HostPort != 0 {
+			continue
+		}
+		fresh = append(fresh, i)
+		reqs = append(reqs, forward.Request{
+			Protocol: forward.Protocol(k.Protocol), GuestPort: k.GuestPort, HostPort: k.Wanted, HostPortSet: k.Wanted != 0,
+			Strict: k.Strict, Transport: forward.Transport(k.Transport),
+		})
+	}
+	if len(reqs) == 0 {
+		return nil, nil
+	}
+	forwards, err := r.forwards.ExposeAll(ctx, reqs)
+	if err != nil {
+		return nil, err
+	}
+	for i, f := range forwards {
+		known[fresh[i]].HostPort = f.HostPort
+	}
+	return fresh, nil
 }
 
 // Forwards returns what is exposed now.

@@ -26,8 +26,13 @@ type Info struct {
 	Disks     []Disk    `json:"disks,omitempty"`      // besides its own
 	Env       []string  `json:"env,omitempty"`
 	Keep      bool      `json:"keep"` // it is not removed when it ends
-	Dir       string    `json:"dir"`
-	Console   string    `json:"console,omitempty"` // path of the guest's console log
+	// Main is nil if there is no main process.
+	Main       *MainInfo         `json:"main,omitempty"`
+	Restart    RestartPolicy     `json:"restart,omitempty"`
+	StopSignal string            `json:"stop_signal,omitempty"` // what asks its main process to end
+	Labels     map[string]string `json:"labels,omitempty"`
+	Dir        string            `json:"dir"`
+	Console    string            `json:"console,omitempty"` // path of the guest's console log
 
 	// Shares are the folders of the host that the guest has.
 	Shares []SharedFolder `json:"shares,omitempty"`
@@ -44,6 +49,8 @@ type Info struct {
 	// unless something else is.
 	Entrypoint []string `json:"entrypoint,omitempty"`
 	Cmd        []string `json:"cmd,omitempty"`
+	// ExposedPorts are those that the image names, such as "80/tcp".
+	ExposedPorts []string `json:"exposed_ports,omitempty"`
 	// Forwards is never nil in the Info of a VM whose record could be read.
 	Forwards []forward.Forward `json:"forwards"`
 	Usage    Usage             `json:"usage,omitzero"`
@@ -82,7 +89,7 @@ type NetworkInfo struct {
 // Info says what is known of the VM now.
 func (v *VM) Info(ctx context.Context) (Info, error) {
 	v.mu.Lock()
-	claim, r, deleted, starting := v.claim, v.run, v.deleted, v.starting
+	claim, r, deleted, starting := v.claim, v.run, v.deleted, v.starting || v.revival != nil
 	v.mu.Unlock()
 	if deleted {
 		return Info{Name: v.Name(), Status: StatusDeleted, Forwards: []forward.Forward{}}, nil
@@ -103,6 +110,7 @@ func (v *VM) Info(ctx context.Context) (Info, error) {
 		case info.Status == StatusRunning:
 			// The VM ended a moment ago, before its record said so.
 			info.Status = StatusStopped
+			info.Main = mainOf(claim.Record(), false)
 		}
 		return info, nil
 	}
@@ -114,6 +122,7 @@ func (v *VM) Info(ctx context.Context) (Info, error) {
 	info.Network = r.net.info()
 	info.IP = r.net.address()
 	info.Entrypoint, info.Cmd = r.identity.config.Entrypoint, r.identity.config.Cmd
+	info.ExposedPorts = r.identity.config.ExposedPorts
 	info.Forwards = r.forwards.Forwards()
 	info.Usage = v.usage(r, filepath.Join(claim.Dir(), claim.Record().DiskFile()))
 	return info, nil
@@ -127,11 +136,13 @@ func infoOf(e store.Entry) Info {
 	info := Info{
 		Name: e.Name, Status: StatusCreated, Image: e.Image, ImageID: e.ImageID, Created: e.Created, Started: e.Started,
 		MemoryMiB: e.MemoryMiB, CPUs: e.CPUs, DiskSize: e.DiskSize, Disks: e.Disks, Env: e.Env, Shares: e.Shares, Keep: !e.Ephemeral,
+		Main: mainOf(e.Record, false), Restart: RestartPolicy(e.Restart), StopSignal: signalName(stopSignal(e.Record)), Labels: e.Labels,
 		Dir: e.Dir, Console: filepath.Join(e.Dir, vmm.ConsoleLog), Network: NetworkInfo{Mode: NetworkMode(e.Network)}, Forwards: []forward.Forward{},
 	}
 	switch {
 	case e.Run != nil && e.Owned || e.Orphaned():
 		info.Status = StatusRunning
+		info.Main = mainOf(e.Record, true)
 	case e.Saved != "":
 		info.Status = StatusSuspended
 	case e.Copied || !e.Started.IsZero():

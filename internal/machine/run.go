@@ -32,6 +32,7 @@ type run struct {
 	channel           *guestlink.Channel
 	forwards          *forward.Manager
 	listeners         *listeners
+	main              *mainProcess // nil: there is none
 
 	wanted atomic.Bool   // its end is wanted
 	paused atomic.Bool   // changed under VM.life
@@ -91,10 +92,27 @@ func (r *run) alive() bool {
 // closeTimeout bounds what Close and other clean-up may take.
 const closeTimeout = time.Minute
 
-// Stop ends the guest in order. The VM stays, with its disk and what it had exposed.
-func (v *VM) Stop(ctx context.Context) error {
+// StopOptions say how a VM is stopped.
+type StopOptions struct {
+	// Grace is how long the main process has to end by itself; nil: DefaultGrace. It is not asked to
+	// with one that is not positive.
+	Grace *time.Duration `json:"grace_ns,omitempty"`
+}
+
+func (o StopOptions) grace() time.Duration {
+	if o.Grace == nil {
+		return DefaultGrace
+	}
+	return *o.Grace
+}
+
+// Stop ends the guest in order, the main process first. The VM stays, with its disk and what it had
+// exposed.
+func (v *VM) Stop(ctx context.Context, opts StopOptions) error {
+	v.callOff()
 	v.life.Lock()
 	defer v.life.Unlock()
+	defer v.callOff() // it may have ended by itself in this moment
 	v.mu.Lock()
 	r, claim, deleted := v.run, v.claim, v.deleted
 	v.mu.Unlock()
@@ -102,7 +120,7 @@ func (v *VM) Stop(ctx context.Context) error {
 	case deleted:
 		return fmt.Errorf("cannot stop VM: %w", ErrDeleted)
 	case r != nil:
-		if err := v.stop(ctx, r); err != nil {
+		if err := v.stop(ctx, r, opts); err != nil {
 			return err
 		}
 	case claim == nil:
@@ -114,25 +132,47 @@ func (v *VM) Stop(ctx context.Context) error {
 	return v.disown()
 }
 
-// Wait waits until the VM does not run in this process.
-func (v *VM) Wait(ctx context.Context) error {
+// Wait waits until the VM does not run in this process, nor is to be started again by it, and tells
+// what became of its main process; nil: it has none.
+func (v *VM) Wait(ctx context.Context) (*MainInfo, error) {
 	v.mu.Lock()
-	r := v.run
+	r, coming, claim := v.run, v.revival, v.claim
 	v.mu.Unlock()
-	if r == nil {
-		return nil
+	for r != nil || coming != nil {
+		var ended <-chan struct{}
+		if r != nil {
+			ended = r.ended
+		} else {
+			ended = coming.done
+		}
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		v.mu.Lock()
+		if r != nil { // what somebody else starts now is not waited for
+			r, coming = nil, v.revival
+		} else {
+			r, coming = v.run, v.revival
+		}
+		v.mu.Unlock()
 	}
-	select {
-	case <-r.ended:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	if claim != nil {
+		return mainOf(claim.Record(), false), nil
 	}
+	entry, err := v.host.store.Get(ctx, v.Name())
+	if err != nil {
+		return nil, nil //nolint:nilerr // it does not run, and there is nothing to tell of it
+	}
+	return mainOf(entry.Record, false), nil
 }
 
 // stop ends a run in order and waits until it is released.
-func (v *VM) stop(ctx context.Context, r *run) error {
+func (v *VM) stop(ctx context.Context, r *run, opts StopOptions) error {
 	r.wanted.Store(true)
+	// It may finish what it has begun, for whom it has let in.
+	r.main.end(ctx, opts.grace())
 	// New connections must not reach a guest that is going down.
 	err := r.forwards.Close()
 	err = errors.Join(err, r.machine.Stop(ctx, r.channel.PowerOff))
@@ -142,6 +182,7 @@ func (v *VM) stop(ctx context.Context, r *run) error {
 // Kill ends the VM at once, as when its plug is pulled. The VM stays, with its disk as it is then.
 // It does not wait for a Stop that is under way, but ends it.
 func (v *VM) Kill(context.Context) error {
+	v.callOff()
 	v.mu.Lock()
 	r := v.run
 	v.mu.Unlock()
@@ -217,6 +258,7 @@ func (h *Host) Inherit(ctx context.Context, name string, lock *os.File) (*VM, er
 
 // Delete ends the VM at once and removes it with its disk.
 func (v *VM) Delete(ctx context.Context) error {
+	v.callOff()
 	v.life.Lock()
 	defer v.life.Unlock()
 	return errors.Join(v.delete(ctx), v.host.Close())
@@ -237,6 +279,7 @@ func (v *VM) delete(ctx context.Context) error {
 			return err
 		}
 	}
+	v.callOff()
 	if err := v.giveUp(func() error { return claim.Remove(ctx) }); err != nil {
 		return err
 	}
@@ -271,13 +314,14 @@ func (v *VM) discard(ctx context.Context) error {
 func (v *VM) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
+	v.callOff()
 	v.life.Lock()
 	defer v.life.Unlock()
 	return errors.Join(v.close(ctx), v.host.Close())
 }
 
-// Retire is Close for an owner whose VM has ended, unless it runs again, and tells whether it has
-// done it. This process does not own the VM again then: who asks it to start the VM is told that it
+// Retire is Close for an owner whose VM has ended, unless it runs again or is about to, and tells
+// whether it has done it. This process does not own the VM again then: who asks it to start the VM is told that it
 // is in use, and asks another.
 func (v *VM) Retire() (retired bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
@@ -288,6 +332,12 @@ func (v *VM) Retire() (retired bool, err error) {
 	r := v.run
 	v.mu.Unlock()
 	if r != nil && r.alive() {
+		return false, nil
+	}
+	v.mu.Lock()
+	coming := v.revival
+	v.mu.Unlock()
+	if coming != nil {
 		return false, nil
 	}
 	err = v.close(ctx)
@@ -309,8 +359,9 @@ func (v *VM) close(ctx context.Context) error {
 	}
 	var err error
 	if r != nil {
-		err = v.stop(ctx, r)
+		err = v.stop(ctx, r, StopOptions{})
 	}
+	v.callOff()
 	v.made = false
 	return errors.Join(err, v.disown())
 }
@@ -326,7 +377,11 @@ func (v *VM) watch(r *run) {
 	v.mu.Lock()
 	claim := v.claim
 	v.mu.Unlock()
-	if err := r.release(); err != nil {
+	releaseErr := r.release()
+	if r.main != nil {
+		<-r.main.done // nothing is noted of it after the end
+	}
+	if err := releaseErr; err != nil {
 		// The run stays on record: so whoever looks next, when this process is gone, settles it.
 		r.err = fmt.Errorf("release what VM held: %w", err)
 		r.log.Warn("could not release all that a VM held", "error", err)
@@ -335,6 +390,7 @@ func (v *VM) watch(r *run) {
 	}
 	v.mu.Lock()
 	v.run = nil
+	v.revive(r, claim)
 	v.mu.Unlock()
 	close(r.ended)
 }

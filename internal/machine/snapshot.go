@@ -111,7 +111,7 @@ func (h *Host) CreateFrom(ctx context.Context, snap store.Snapshot, spec Spec) (
 	rec := store.Record{
 		Name: spec.Name, Image: snap.Image, ImageID: snap.ImageID, MemoryMiB: snap.MemoryMiB, CPUs: snap.CPUs,
 		DiskSize: snap.DiskSize, Disks: snap.Disks, Env: slices.Concat(snap.Env, spec.Env), Network: snap.Network, Ephemeral: !spec.Keep,
-		Shares: snap.Shares, Copied: true, MachineID: newMachineID(),
+		Shares: snap.Shares, Conduct: snap.Conduct, Copied: true, MachineID: newMachineID(),
 	}
 	v, err := h.claimNew(ctx, rec, generated)
 	if err != nil {
@@ -212,6 +212,7 @@ func (v *VM) revert(ctx context.Context, claim *store.Claim, r *run, snap store.
 	err = takeCopy(claim, snap, func(rec *store.Record) {
 		rec.Image, rec.ImageID, rec.MemoryMiB, rec.CPUs = snap.Image, snap.ImageID, snap.MemoryMiB, snap.CPUs
 		rec.DiskSize, rec.Disks, rec.Env, rec.Network, rec.Shares = snap.DiskSize, snap.Disks, snap.Env, snap.Network, snap.Shares
+		rec.Conduct, rec.MainRun = snap.Conduct, nil
 	})
 	release()
 	if err == nil {

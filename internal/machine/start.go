@@ -28,6 +28,7 @@ const bootTimeout = 2 * time.Minute
 // Start boots the VM and returns once the guest takes commands. A VM that lives on without
 // its owner is taken over.
 func (v *VM) Start(ctx context.Context) error {
+	v.callOff()
 	v.life.Lock()
 	defer v.life.Unlock()
 	claim, r, err := v.own(ctx)
@@ -48,18 +49,39 @@ func (v *VM) Start(ctx context.Context) error {
 			v.host.opts.Log.Warn("could not take over VM, which starts anew", "vm", v.Name(), "error", err)
 		}
 	}
+	v.callOff() // it may have ended by itself in this moment
+	if err = claim.Update(func(rec *store.Record) { rec.Restarts = 0 }); err == nil {
+		err = v.start(ctx, claim)
+	}
+	if err != nil {
+		v.callOff()
+		return errors.Join(fmt.Errorf("cannot start VM: %w", err), v.disown())
+	}
+	return nil
+}
+
+// start makes a run of a VM that does not run, what it has exposed and its main process included. If
+// it fails, nothing is left of it. The caller holds v.life.
+func (v *VM) start(ctx context.Context, claim *store.Claim) error {
 	v.setStarting(true)
 	defer v.setStarting(false)
 	watch := timing.NewWatch()
 	ctx = timing.With(ctx, watch)
-	r, err = v.boot(ctx, claim)
+	r, err := v.boot(ctx, claim)
 	if err != nil {
-		err = fmt.Errorf("cannot start VM: %w", timedOut(err))
-		return errors.Join(err, claim.Update(func(rec *store.Record) { rec.Run = nil }), v.disown())
+		return errors.Join(timedOut(err), claim.Update(func(rec *store.Record) { rec.Run = nil }))
 	}
 	r.stages = watch.Stages()
 	v.begin(r)
-	v.exposeAgain(ctx, r, claim)
+	err = v.exposeAgain(ctx, r, claim)
+	if err == nil {
+		err = timedOut(r.main.start(ctx))
+	}
+	if err != nil {
+		r.main.abandon()
+		return errors.Join(err, v.kill(r))
+	}
+	go v.followMain(r)
 	return nil
 }
 
@@ -121,7 +143,13 @@ func (v *VM) boot(ctx context.Context, claim *store.Claim) (_ *run, err error) {
 	timing.End(ctx, "prepare")
 	// From here on a crash of this program leaves something to be reaped, or to be adopted.
 	begun := time.Now().UTC()
-	if err = claim.Update(func(rec *store.Record) { rec.Started, rec.Run = begun, r.record(h.opts.Detached) }); err != nil {
+	err = claim.Update(func(rec *store.Record) {
+		rec.Started, rec.Run = begun, r.record(h.opts.Detached)
+		if rec.Saved == "" {
+			rec.MainRun = nil
+		}
+	})
+	if err != nil {
 		return nil, err
 	}
 	if r.net, err = h.connect(ctx, rec.Name, NetworkMode(rec.Network), r.log); err != nil {
@@ -140,6 +168,7 @@ func (v *VM) boot(ctx context.Context, claim *store.Claim) (_ *run, err error) {
 		return nil, err
 	}
 	r.serve(h, rec.Name)
+	r.main = newMainProcess(r, claim)
 	timing.End(ctx, "serve")
 	return r, nil
 }

@@ -43,6 +43,8 @@ type VM struct {
 	claim    *store.Claim // nil while this process does not own the VM
 	released func()       // to be called before the claim ends
 	run      *run         // nil unless the VM runs in this process
+	revival  *revival     // nil unless the VM is about to be started again, which has ended by itself
+	pause    backOff      // before that
 	starting bool
 	deleted  bool
 	retired  bool // this process is not to own the VM any more
@@ -70,8 +72,13 @@ func (h *Host) Create(ctx context.Context, spec Spec) (*VM, error) {
 	if spec.DiskSize < img.RootFSSize {
 		return nil, fmt.Errorf("%w: disk size must be at least the image's, %d bytes", ErrInvalidOption, img.RootFSSize)
 	}
+	conduct, err := spec.conduct(img)
+	if err != nil {
+		return nil, err
+	}
 	v, err := h.claimNew(ctx, store.Record{
-		Name: spec.Name, Image: img.Name, ImageID: img.ID, MemoryMiB: spec.MemoryMiB, CPUs: spec.CPUs,
+		Conduct: conduct,
+		Name:    spec.Name, Image: img.Name, ImageID: img.ID, MemoryMiB: spec.MemoryMiB, CPUs: spec.CPUs,
 		DiskSize: spec.DiskSize, Disks: spec.Disks, Env: spec.Env, Network: string(spec.Network), Ephemeral: !spec.Keep,
 		Shares: spec.Shares,
 	}, generated)
@@ -79,7 +86,11 @@ func (h *Host) Create(ctx context.Context, spec Spec) (*VM, error) {
 		return nil, err
 	}
 	disk := qcow2.Overlay{Size: spec.DiskSize, Backing: img.RootFS, Format: qcow2.Raw}
-	if err := disk.Create(filepath.Join(v.claim.Dir(), v.claim.Record().DiskFile())); err != nil {
+	err = disk.Create(filepath.Join(v.claim.Dir(), v.claim.Record().DiskFile()))
+	if err == nil {
+		err = v.publish(spec, img.Config.ExposedPorts)
+	}
+	if err != nil {
 		return nil, v.unmake(ctx, err)
 	}
 	return v, nil

@@ -35,6 +35,12 @@ type Record struct {
 	Network   string    `json:"network"`
 	// Shares are the folders of the host that the guest has, in the order in which they are mounted.
 	Shares []SharedFolder `json:"shares,omitempty"`
+	Conduct
+	// MainRun is what became of the main process that was started last; nil: none was.
+	MainRun *MainRun `json:"main_run,omitempty"`
+	// Restarts counts how often the owner started the main process again, or the VM, since
+	// somebody started the VM.
+	Restarts int `json:"restarts,omitempty"`
 	// Ephemeral VMs are removed when they end, or when the program that made them does.
 	Ephemeral bool `json:"ephemeral"`
 	// HostKey is the PEM private key of the guest's SSH server.
@@ -62,6 +68,29 @@ type SharedFolder struct {
 	Host     string `json:"host"`  // absolute path
 	Guest    string `json:"guest"` // where it is in the guest: absolute path
 	ReadOnly bool   `json:"read_only,omitempty"`
+}
+
+// Conduct is what was asked for the course of a VM's life. Copies have it too.
+type Conduct struct {
+	// Main is the command that the owner runs whenever the VM starts, and with whose end the VM
+	// ends; empty: there is none.
+	Main []string `json:"main,omitempty"`
+	// Restart says what is started again when it ends, as people write it; empty: nothing.
+	Restart string `json:"restart,omitempty"`
+	// StopSignal is the name of what asks the main process to end; empty: SIGTERM.
+	StopSignal string            `json:"stop_signal,omitempty"`
+	Labels     map[string]string `json:"labels,omitempty"`
+}
+
+// MainRun is a main process, or what became of it.
+type MainRun struct {
+	ID      string    `json:"id"`  // by which the guest knows it
+	PID     int       `json:"pid"` // in the guest
+	Started time.Time `json:"started"`
+	// Ended is zero while it runs. Without a run of the VM it ended with that, nobody knows how.
+	Ended    time.Time `json:"ended,omitzero"`
+	ExitCode int       `json:"exit_code"`
+	Signal   string    `json:"signal,omitempty"` // that ended it, without "SIG"
 }
 
 // Run is what a new owner has to know of a VM that runs.

@@ -49,6 +49,8 @@ type Snapshot struct {
 
 	Shares []SharedFolder `json:"shares,omitempty"`
 
+	Conduct
+
 	// Dir is where it is, and Err says why it cannot be read: then only Name is set besides.
 	Dir string `json:"-"`
 	Err error  `json:"-"`
