@@ -27,12 +27,25 @@ type batch struct {
 	starts   bool // it has the flags of verbs that start VMs
 	// do does it with one VM. An error that ctx caused is completed by the VM's status.
 	do func(ctx context.Context, vm *smolvm.VM) error
+	// told, if it is set, completes what is told of a VM with which it was done. The text is a line's;
+	// by default that is the name.
+	told func(b *batched) (text string)
 }
 
 // batched is a VM in the output of a batch with --json. Its field names are a contract.
 type batched struct {
 	Name  string `json:"name"`
 	Error string `json:"error,omitempty"`
+	// ExitCode is that of the main process, in the output of wait.
+	ExitCode *int `json:"exit_code,omitempty"`
+}
+
+// line is what is told of a VM with which it was done.
+func (b batch) line(done *batched) string {
+	if b.told == nil {
+		return done.Name
+	}
+	return b.told(done)
 }
 
 // manyAtOnce bounds how many VMs are dealt with at a time.
@@ -63,7 +76,7 @@ func (b batch) command(g *globals) *cobra.Command {
 		names = distinct(names)
 		results := b.run(ctx, names, opts, g.progress(), func(name string) {
 			if !*asJSON && err == nil {
-				_, err = fmt.Fprintln(cmd.OutOrStdout(), name)
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), b.line(&batched{Name: name}))
 			}
 		})
 		if *asJSON {
@@ -72,6 +85,8 @@ func (b batch) command(g *globals) *cobra.Command {
 				list[i].Name = name
 				if results[i] != nil {
 					list[i].Error = plain(results[i].Error())
+				} else {
+					b.line(&list[i])
 				}
 			}
 			err = printJSON(cmd.OutOrStdout(), list)

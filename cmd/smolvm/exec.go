@@ -111,7 +111,7 @@ func execute(ctx context.Context, f execFlags, command func(context.Context) (*s
 		}
 		return commandStatus(runInTerminal(ctx, cmd))
 	}
-	return commandStatus(relay(ctx, func(ctx context.Context) (relayed, error) {
+	return commandStatus(relay(ctx, relaying{}, func(ctx context.Context) (relayed, error) {
 		cmd, err := command(ctx)
 		if err != nil {
 			return nil, err

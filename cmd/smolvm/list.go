@@ -92,9 +92,26 @@ func vmTable(t *table, infos []smolvm.Info, now time.Time) *table {
 		if isAlive(vm) {
 			memory = size(vm.Usage.Memory)
 		}
-		t.row(vm.Name, string(vm.Status), vm.Image, age(now.Sub(vm.Created)), memory, cmp.Or(ports(vm.Forwards), "-"))
+		t.row(vm.Name, statusText(vm), vm.Image, age(now.Sub(vm.Created)), memory, cmp.Or(ports(vm.Forwards), "-"))
 	}
 	return t
+}
+
+// restarting begins the status of a VM whose main process is about to be started again.
+const restarting = "restarting"
+
+// statusText is the status of a VM in short, with how its main process ended.
+func statusText(vm smolvm.Info) string {
+	if vm.Main == nil || vm.Main.ExitCode == nil {
+		return string(vm.Status)
+	}
+	switch vm.Status {
+	case smolvm.StatusStopped:
+		return fmt.Sprintf("exited (%d)", *vm.Main.ExitCode)
+	case smolvm.StatusRunning:
+		return fmt.Sprintf("%s (%d)", restarting, *vm.Main.ExitCode)
+	}
+	return string(vm.Status)
 }
 
 // ports are forwards in short: "8080->80, 5353->53/udp". Those that lead to the same port of
@@ -143,10 +160,11 @@ func statusColour(column int, text string) colour {
 	if column != 1 {
 		return ""
 	}
-	switch text {
+	status, _, _ := strings.Cut(text, " (")
+	switch status {
 	case string(smolvm.StatusRunning):
 		return green
-	case string(smolvm.StatusPaused), string(smolvm.StatusSuspended), string(smolvm.StatusStarting):
+	case string(smolvm.StatusPaused), string(smolvm.StatusSuspended), string(smolvm.StatusStarting), restarting:
 		return yellow
 	case "damaged", "unknown":
 		return red

@@ -16,11 +16,8 @@ import (
 // runFlags are the flags of smolvm run.
 type runFlags struct {
 	vmFlags
-	ports       []string
-	strict      bool
-	entrypoint  *string // nil: the image's
+	main        mainFlags
 	start       startFlags
-	transport   string
 	remove      bool // see removes
 	detach      bool
 	interactive bool
@@ -40,11 +37,15 @@ The command's output is passed on, and so is its exit code. Without a command
 the image's own is run, if it was made of a container image that has one; else
 the VM runs until Ctrl-C. Ctrl-C ends the command, stops the VM and removes it.
 
+Ctrl-C asks the command to end, by the stop signal, and kills it if it has not after
+10 seconds.
+
 With --detach the VM lives on its own, and smolvm ends once the command is started:
-the VM's name is printed, and where its ports are on the standard error. What the
-command writes is in smolvm logs. Such a VM goes on when the command has ended, and
-is kept when it is stopped. With --rm it ends with the command, if there is one, and is
-removed when it has ended in whatever way.
+the VM's name is printed, and where its ports are on the standard error. The command
+is the VM's main process: what it writes is in smolvm logs, the VM ends when it does,
+unless --restart says otherwise, and it is run again whenever the VM is started. A VM
+without a command runs until it is stopped. With --rm it is removed when it has ended
+in whatever way, else it is kept.
 
 Exit codes: the command's own; 125 if smolvm failed, 126 if the command cannot be
 run, 127 if there is no such command; 128 plus the signal's number if a signal
@@ -60,16 +61,9 @@ ended smolvm or the command.`,
 		Args:              f.checkArgs,
 		ValidArgsFunction: g.completeImages(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			command := args
-			if dash := cmd.ArgsLenAtDash(); dash != 0 && len(args) > 0 {
-				if err := f.takeImage(cmd, args[0]); err != nil {
-					return err
-				}
-				command = args[1:]
-			}
-			if flag := cmd.Flags().Lookup("entrypoint"); flag.Changed {
-				value := flag.Value.String()
-				f.entrypoint = &value
+			command, err := f.main.take(cmd, &f.vmFlags, args)
+			if err != nil {
+				return err
 			}
 			if !cmd.Flags().Changed("rm") {
 				f.remove = !f.detach
@@ -87,10 +81,7 @@ ended smolvm or the command.`,
 	f.register(g, cmd)
 	flags := cmd.Flags()
 	f.start.register(cmd)
-	settingVar(cmd, flags, &f.transport, "transport")
-	flags.StringArrayVarP(&f.ports, "publish", "p", nil, "put a port of the guest on localhost: `[HOST:]GUEST[/udp]`, also ranges such as 8000-8010:9000-9010 (may be repeated)")
-	flags.String("entrypoint", "", "run this `program` in place of the image's entry point; an empty one runs what is behind -- as it is")
-	flags.BoolVar(&f.strict, "strict", false, "fail if a host port is busy, rather than take the next free one")
+	f.main.register(cmd)
 	flags.BoolVar(&f.timed, "timings", false, "show at the end what the time was spent on")
 	flags.BoolVar(&f.remove, "rm", false, "remove the VM at the end; --rm=false keeps it, stopped (default: true, with --detach false)")
 	flags.BoolVarP(&f.detach, "detach", "d", false, "let the VM live on its own, in the background")
@@ -101,13 +92,14 @@ ended smolvm or the command.`,
 
 // checkArgs finds what cannot go together.
 func (f *runFlags) checkArgs(cmd *cobra.Command, args []string) error {
-	before := len(args)
-	if dash := cmd.ArgsLenAtDash(); dash >= 0 {
-		before = dash
-	}
+	before, err := checkImage(cmd, args)
 	switch command := len(args) > before; {
-	case before > 1:
-		return fmt.Errorf("run takes one image; put the command behind --, as in: smolvm run %s -- %s", args[0], args[1])
+	case err != nil:
+		return err
+	case !f.detach && cmd.Flags().Changed("restart"):
+		return errors.New("--restart is for VMs that live on their own: add --detach")
+	case f.remove && cmd.Flags().Changed("restart"):
+		return errors.New("--restart and --rm cannot go together")
 	case f.detach && f.terminal:
 		return errors.New("--detach and --tty cannot go together")
 	case f.detach && f.interactive:
@@ -121,61 +113,48 @@ func (f *runFlags) checkArgs(cmd *cobra.Command, args []string) error {
 // errNoCommand is about a terminal, or input, for nothing.
 var errNoCommand = errors.New("--tty and --interactive need a command, as in: smolvm run -it -- bash")
 
-// command is what is to run in the VM: the image's own command, of which what is given takes the
-// place, but for its entry point. It is empty if there is none.
-func (f *runFlags) command(ctx context.Context, vm *smolvm.VM, given []string) ([]string, error) {
-	info, err := vm.Info(ctx)
-	if err != nil {
-		return nil, err
-	}
-	entrypoint, rest := info.Entrypoint, info.Cmd
-	if f.entrypoint != nil {
-		entrypoint, rest = slices.DeleteFunc([]string{*f.entrypoint}, func(s string) bool { return s == "" }), nil
-	}
-	if len(given) > 0 {
-		rest = given
-	}
-	command := slices.Concat(entrypoint, rest)
-	if len(command) == 0 && (f.terminal || f.interactive) {
-		return nil, errNoCommand
-	}
-	return command, nil
-}
-
 // options are the library's options that the flags stand for.
 func (f *runFlags) options() ([]smolvm.Option, error) {
 	opts, err := f.vmFlags.options()
-	opts = append(opts, f.start.options()...)
+	if err != nil {
+		return nil, err
+	}
+	main, err := f.main.options()
+	opts = append(append(opts, main...), f.start.options()...)
 	if !f.remove {
 		opts = append(opts, smolvm.Keep())
 	}
 	return opts, err
 }
 
-// launch starts the VM, to be run by whom the options say, and returns the ports to publish.
-func (f *runFlags) launch(ctx context.Context, g *globals, options func() ([]smolvm.Option, func())) (*smolvm.VM, []smolvm.PortSpec, error) {
+// launch starts the VM, to be run by whom the options say, with more of them, and says where its
+// ports are.
+func (f *runFlags) launch(ctx context.Context, g *globals, options func() ([]smolvm.Option, func()), more ...smolvm.Option) (*smolvm.VM, error) {
 	if f.terminal && !isTerminal(os.Stdin) {
-		return nil, nil, errNoTerminal
-	}
-	specs, err := parsePorts(f.ports)
-	if err != nil {
-		return nil, nil, err
+		return nil, errNoTerminal
 	}
 	what, err := f.options()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	opts, done := options()
 	defer done()
 	g.progress().say("starting a VM")
-	vm, err := smolvm.Launch(ctx, append(opts, what...)...)
-	return vm, specs, interrupted(ctx, err, "no VM was made")
+	vm, err := smolvm.Launch(ctx, slices.Concat(opts, what, more)...)
+	if err != nil {
+		return nil, interrupted(ctx, err, "no VM was made")
+	}
+	done()
+	for _, fw := range vm.Forwards() {
+		fmt.Fprintln(os.Stderr, describeForward(fw))
+	}
+	return vm, f.timings.launched(ctx, vm)
 }
 
 // runHere runs a VM that this program owns: it ends with it, whatever happens.
-func (f *runFlags) runHere(ctx context.Context, g *globals, command []string) (err error) {
-	vm, specs, err := f.launch(ctx, g, g.foreground)
-	if err != nil {
+func (f *runFlags) runHere(ctx context.Context, g *globals, given []string) (err error) {
+	vm, err := f.launch(ctx, g, g.foreground)
+	if vm == nil {
 		return err
 	}
 	defer func() {
@@ -190,25 +169,44 @@ func (f *runFlags) runHere(ctx context.Context, g *globals, command []string) (e
 		}
 		f.timings.end("end")
 	}()
-	if err := f.publish(ctx, vm, specs); err != nil {
+	if err != nil {
 		return err
 	}
-	if command, err = f.command(ctx, vm, command); err != nil {
+	info, err := vm.Info(ctx)
+	if err != nil {
 		return err
 	}
-	if len(command) == 0 {
+	command := f.main.command(info, given)
+	switch {
+	case len(command) == 0 && (f.terminal || f.interactive):
+		return errNoCommand
+	case len(command) == 0:
 		fmt.Fprintf(os.Stderr, "%s is running; Ctrl-C stops it\n", vm.Name())
 		return untilEnd(ctx, vm)
+	case f.terminal:
+		return commandStatus(runInTerminal(ctx, f.newCommand(ctx, vm, command)))
 	}
+	stop, err := smolvm.ParseSignal(info.StopSignal)
+	if err != nil {
+		return err
+	}
+	err = relay(ctx, relaying{as: stop, grace: smolvm.DefaultGrace}, func(ctx context.Context) (relayed, error) {
+		return f.newCommand(ctx, vm, command), nil
+	})
+	if ctx.Err() != nil {
+		return ctx.Err() // however the command took it
+	}
+	return commandStatus(err)
+}
+
+// newCommand is the command that runs in the foreground.
+func (f *runFlags) newCommand(ctx context.Context, vm *smolvm.VM, command []string) *smolvm.Cmd {
 	cmd := vm.Command(ctx, command[0], command[1:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if f.interactive {
 		cmd.Stdin = os.Stdin
 	}
-	if f.terminal {
-		return commandStatus(runInTerminal(ctx, cmd))
-	}
-	return commandStatus(cmd.Run())
+	return cmd
 }
 
 // untilEnd waits until the VM has ended, or ctx has.
@@ -224,54 +222,24 @@ const undoTimeout = 30 * time.Second
 
 // runDetached starts a VM that lives on its own. If not all that was asked for can be done,
 // nothing is left.
-func (f *runFlags) runDetached(cmd *cobra.Command, g *globals, command []string) (err error) {
+func (f *runFlags) runDetached(cmd *cobra.Command, g *globals, given []string) error {
 	ctx := cmd.Context()
-	vm, specs, err := f.launch(ctx, g, g.options)
+	vm, err := f.launch(ctx, g, g.options, f.main.mainProcess(given)...)
+	if vm == nil {
+		return commandStatus(err)
+	}
+	if err == nil {
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), vm.Name())
+	}
 	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-			defer cancel()
-			if undoErr := vm.Delete(ctx); undoErr != nil {
-				err = also(err, fmt.Errorf("remove VM %s: %w", vm.Name(), undoErr))
-			}
-		}
-		err = also(err, vm.Close())
-	}()
-	if err := f.publish(ctx, vm, specs); err != nil {
-		return interrupted(ctx, err, "VM %s was removed", vm.Name())
-	}
-	if command, err = f.command(ctx, vm, command); err != nil {
-		return interrupted(ctx, err, "VM %s was removed", vm.Name())
-	}
-	if len(command) > 0 {
-		command := vm.Command(ctx, command[0], command[1:]...)
-		command.PowerOff = f.remove
-		if err := commandStatus(command.StartDetached()); err != nil {
-			return interrupted(ctx, err, "VM %s was removed", vm.Name())
+		err = interrupted(ctx, err, "VM %s was removed", vm.Name())
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+		defer cancel()
+		if undoErr := vm.Delete(ctx); undoErr != nil {
+			err = also(err, fmt.Errorf("remove VM %s: %w", vm.Name(), undoErr))
 		}
 	}
-	f.timings.end("command")
-	_, err = fmt.Fprintln(cmd.OutOrStdout(), vm.Name())
-	return err
-}
-
-// publish exposes ports and says where.
-func (f *runFlags) publish(ctx context.Context, vm *smolvm.VM, specs []smolvm.PortSpec) error {
-	if err := f.timings.launched(ctx, vm); err != nil {
-		return err
-	}
-	forwards, err := vm.ExposeAll(ctx, specs, portOptions(f.strict, f.transport)...)
-	if err != nil {
-		return err
-	}
-	for _, fw := range forwards {
-		fmt.Fprintln(os.Stderr, describeForward(fw))
-	}
-	f.timings.end("publish")
-	return nil
+	return also(err, vm.Close())
 }
 
 // commandStatus turns how the guest's command ended into smolvm's own exit code.

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
 	"syscall"
+	"time"
 )
 
 // endless is the error of a verb that goes on until it is told to end: a signal is no failure
@@ -23,9 +25,15 @@ type relayed interface {
 	Signal(sig os.Signal) error
 }
 
+// relaying says how a signal is passed on.
+type relaying struct {
+	as    syscall.Signal // 0: as it is
+	grace time.Duration  // how long the command may take to end then, before it is killed; 0: for ever
+}
+
 // relay runs a command. A signal that ends ctx while the command is started ends that, and
 // later is the command's: how it takes it decides what relay returns.
-func relay(ctx context.Context, command func(context.Context) (relayed, error)) error {
+func relay(ctx context.Context, how relaying, command func(context.Context) (relayed, error)) error {
 	life, kill := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer kill(nil)
 	started := context.AfterFunc(ctx, func() { kill(context.Cause(ctx)) })
@@ -39,8 +47,19 @@ func relay(ctx context.Context, command func(context.Context) (relayed, error)) 
 	if started() {
 		defer context.AfterFunc(ctx, func() {
 			sig, ok := errors.AsType[signalled](context.Cause(ctx))
-			if !ok || cmd.Signal(syscall.Signal(sig)) != nil {
+			if !ok || cmd.Signal(cmp.Or(how.as, syscall.Signal(sig))) != nil {
 				kill(context.Cause(ctx))
+				return
+			}
+			if how.grace == 0 {
+				return
+			}
+			timer := time.NewTimer(how.grace)
+			defer timer.Stop()
+			select {
+			case <-timer.C:
+				kill(context.Cause(ctx))
+			case <-life.Done(): // it has ended
 			}
 		})()
 	}

@@ -44,7 +44,7 @@ func (c *fakeCommand) Signal(sig os.Signal) error {
 }
 
 func relayFake(ctx context.Context, c *fakeCommand) error {
-	return relay(ctx, func(life context.Context) (relayed, error) {
+	return relay(ctx, relaying{}, func(life context.Context) (relayed, error) {
 		c.life = life
 		return c, nil
 	})
