@@ -85,7 +85,7 @@ func containerImage(text string) (v1.Image, error) {
 		{Name: "etc/passwd", Typeflag: tar.TypeReg, Mode: 0o644},
 		{Name: "srv/old", Typeflag: tar.TypeReg, Mode: 0o644},
 	}
-	for _, applet := range strings.Fields("sh id pwd ls cat httpd") {
+	for _, applet := range strings.Fields("sh id pwd ls cat httpd nc sleep touch") {
 		lower = append(lower, tar.Header{Name: "bin/" + applet, Typeflag: tar.TypeSymlink, Linkname: "busybox"})
 	}
 	contents := map[string][]byte{
@@ -115,6 +115,8 @@ func containerImage(text string) (v1.Image, error) {
 	about.Config = v1.Config{
 		Env: []string{"PATH=/bin", "COLOR=blue"}, WorkingDir: "/work/here", User: "web",
 		Entrypoint: []string{"sh", "-c"}, Cmd: []string{`echo "$(id -un) in $(pwd), $COLOR: $(ls /srv)"`},
+		ExposedPorts: map[string]struct{}{"8317/tcp": {}, "80": {}, "53/udp": {}, "9/sctp": {}},
+		StopSignal:   "SIGQUIT", Labels: map[string]string{"tier": "front", "from": "image"},
 	}
 	return mutate.ConfigFile(img, about)
 }
