@@ -60,6 +60,23 @@ func ExampleVM_Run() {
 	// Output: "hello\n", exit code 3
 }
 
+// A VM that is there for one command.
+func ExampleMain() {
+	ctx := context.Background()
+	vm, err := smolvm.Launch(ctx, smolvm.Main("sh", "-c", "exit 3"), smolvm.Restart(smolvm.OnFailure(2)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer vm.Close()
+
+	main, err := vm.WaitMain(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("exit code %d after %d restarts\n", *main.ExitCode, main.Restarts)
+	// Output: exit code 3 after 2 restarts
+}
+
 // Input and output are streams, as with os/exec.
 func ExampleVM_Command() {
 	ctx := context.Background()

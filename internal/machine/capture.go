@@ -80,12 +80,12 @@ func (v *VM) copyTo(ctx context.Context, dir string, memory bool) error {
 	return nil
 }
 
-// disownIdle is disown unless the VM runs here. The caller holds v.life.
+// disownIdle is disown unless the VM runs here, or is about to. The caller holds v.life.
 func (v *VM) disownIdle() error {
 	v.mu.Lock()
-	r := v.run
+	busy := v.run != nil || v.revival != nil
 	v.mu.Unlock()
-	if r != nil {
+	if busy {
 		return nil
 	}
 	return v.disown()

@@ -79,7 +79,7 @@ func (v *VM) ChangeEnv(ctx context.Context, change EnvChange) error {
 		return fmt.Errorf("cannot change environment: %w", err)
 	}
 	if r == nil {
-		return v.disown()
+		return v.disownIdle()
 	}
 	r.identity.setEnv(claim.Record().Env)
 	if r.paused.Load() {

@@ -118,7 +118,7 @@ func (v *VM) Info(ctx context.Context) (Info, error) {
 	if r.paused.Load() {
 		info.Status = StatusPaused
 	}
-	info.VMM = VMMInfo{PID: r.machine.PID(), Accelerator: r.accelerator, Reason: r.acceleratorReason, Origin: r.origin, OriginReason: r.originReason, Stages: r.stages}
+	info.VMM = VMMInfo{PID: r.machine.PID(), Accelerator: r.accelerator, Reason: r.acceleratorReason, Origin: r.origin, OriginReason: r.originReason, Stages: r.startStages()}
 	info.Network = r.net.info()
 	info.IP = r.net.address()
 	info.Entrypoint, info.Cmd = r.identity.config.Entrypoint, r.identity.config.Cmd

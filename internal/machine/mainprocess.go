@@ -14,6 +14,7 @@ import (
 	"github.com/smolvm/smolvm/internal/guestapi"
 	"github.com/smolvm/smolvm/internal/guestlink"
 	"github.com/smolvm/smolvm/internal/store"
+	"github.com/smolvm/smolvm/internal/timing"
 )
 
 // DefaultGrace is how long a main process has to end when the VM is stopped, before the guest
@@ -87,6 +88,7 @@ func (m *mainProcess) start(ctx context.Context) error {
 	}
 	m.given = given
 	m.noteBegun(given.Begun())
+	timing.End(ctx, "main")
 	return nil
 }
 

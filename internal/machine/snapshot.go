@@ -202,7 +202,10 @@ func (v *VM) Revert(ctx context.Context, snapshot string) error {
 }
 
 func (v *VM) revert(ctx context.Context, claim *store.Claim, r *run, snap store.Snapshot) error {
-	if r != nil || claim.Record().Run != nil {
+	v.mu.Lock()
+	coming := v.revival != nil
+	v.mu.Unlock()
+	if r != nil || coming || claim.Record().Run != nil {
 		return fmt.Errorf("%w: stop it first", ErrRunning)
 	}
 	release, err := v.host.layers.Hold(ctx)

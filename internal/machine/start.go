@@ -71,9 +71,9 @@ func (v *VM) start(ctx context.Context, claim *store.Claim) error {
 	if err != nil {
 		return errors.Join(timedOut(err), claim.Update(func(rec *store.Record) { rec.Run = nil }))
 	}
-	r.stages = watch.Stages()
 	v.begin(r)
 	err = v.exposeAgain(ctx, r, claim)
+	timing.End(ctx, "publish")
 	if err == nil {
 		err = timedOut(r.main.start(ctx))
 	}
@@ -81,6 +81,8 @@ func (v *VM) start(ctx context.Context, claim *store.Claim) error {
 		r.main.abandon()
 		return errors.Join(err, v.kill(r))
 	}
+	stages := watch.Stages()
+	r.stages.Store(&stages)
 	go v.followMain(r)
 	return nil
 }
