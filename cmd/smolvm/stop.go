@@ -11,7 +11,7 @@ import (
 
 func newStopCommand(g *globals) *cobra.Command {
 	var force bool
-	var timeout int
+	var timeout uint
 	cmd := batch{
 		use:   "stop VM...",
 		short: "Stop VMs and keep their disks",
@@ -33,7 +33,7 @@ is lost. Ctrl-C does that to what has not stopped yet.`,
 			return stop(ctx, vm, smolvm.Grace(time.Duration(timeout)*time.Second))
 		},
 	}.command(g)
-	cmd.Flags().IntVarP(&timeout, "timeout", "t", int(smolvm.DefaultGrace.Seconds()), "how many `SECONDS` the main process has to end when it is asked to; 0: it is not asked")
+	cmd.Flags().UintVarP(&timeout, "timeout", "t", uint(smolvm.DefaultGrace.Seconds()), "how many `SECONDS` the main process has to end when it is asked to; 0: it is not asked")
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "stop VMs at once, as if their power failed")
 	return cmd
 }

@@ -56,6 +56,7 @@ func Main() error {
 	b.serve()
 	<-b.off
 	_, _ = b.console.WriteString(poweringOff) // as plain as it can be: somebody waits for the end
+	b.reaper.startNoMore()
 	endProcesses(b.reaper, b.log)
 	settleRoot(b.log)
 	return b.end()

@@ -171,6 +171,11 @@ func helpEndProcesses() error {
 	if !stubborn.status.Signaled() || stubborn.status.Signal() != unix.SIGKILL {
 		return fmt.Errorf("ended with %v", stubborn.status)
 	}
+	// Then nothing may begin any more.
+	r.startNoMore()
+	if c, err := startShell(r, "true", os.Stderr); !errors.Is(err, errPoweringOff) {
+		return fmt.Errorf("started %v, %v", c, err)
+	}
 	return nil
 }
 

@@ -19,6 +19,7 @@ import (
 type Reaper struct {
 	mu       sync.Mutex
 	children map[int]*child
+	ending   bool          // nothing is started any more
 	reaped   chan struct{} // has a token after a child went
 	stop     context.CancelFunc
 	stopped  chan struct{}
@@ -68,6 +69,17 @@ func (r *Reaper) Close() {
 	<-r.stopped
 }
 
+// errPoweringOff says why nothing is started.
+var errPoweringOff = errors.New("the guest powers off")
+
+// startNoMore keeps processes from being started from now on: a host that has a process started
+// again when it ends would have that done while all are to end.
+func (r *Reaper) startNoMore() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ending = true
+}
+
 // reap collects one child that ended. It reports whether there was one.
 func (r *Reaper) reap() bool {
 	r.mu.Lock()
@@ -106,6 +118,9 @@ func (r *Reaper) start(program string, argv []string, attr *syscall.ProcAttr) (*
 func (r *Reaper) fork(program string, argv []string, attr *syscall.ProcAttr) (*child, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.ending {
+		return nil, errPoweringOff
+	}
 	pid, err := syscall.ForkExec(program, argv, attr)
 	if err != nil {
 		return nil, err
