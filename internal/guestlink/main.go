@@ -72,11 +72,14 @@ func (m *Main) run(l *Link, requests <-chan *ssh.Request, begun chan<- guestapi.
 			err = guestapi.Decode(req.Payload, &state)
 		}
 		_ = req.Reply(false, nil)
+		if err == nil && len(state.ID) > maxID {
+			err = errNoState
+		}
 		if err != nil {
 			m.err = l.lost(op, err)
 			break
 		}
-		state.Status = plausible(state.Status)
+		state.PID, state.Status = max(state.PID, 0), plausible(state.Status)
 		if !told {
 			begun <- state
 			told = true
@@ -93,8 +96,10 @@ func (m *Main) run(l *Link, requests <-chan *ssh.Request, begun chan<- guestapi.
 	go ssh.DiscardRequests(requests)
 }
 
-// maxExitCode is the last exit code that there is.
-const maxExitCode = 255
+const (
+	maxID       = 64  // bytes of a process's ID: the host's own are shorter
+	maxExitCode = 255 // the last that there is
+)
 
 // plausible makes of what a guest says a status that there can be.
 func plausible(status guestapi.ExitStatus) guestapi.ExitStatus {

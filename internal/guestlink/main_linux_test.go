@@ -7,10 +7,13 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/guestapi"
+	"github.com/smolvm/smolvm/internal/guestapi/wire"
 )
 
 func mainOf(id, replaces, line string) guestapi.Main {
@@ -87,7 +90,7 @@ func TestMainProcess(t *testing.T) {
 	}
 
 	// The next one, which gets a signal, alone.
-	next := haveMain(t, l, mainOf("c", "a", "trap 'echo caught; exit 4' QUIT; trap : TERM; echo ready; while :; do read line <"+order+"; done"))
+	next := haveMain(t, l, mainOf("c", "a", "trap 'echo caught; exit 4' QUIT; trap : TERM; echo ready; while :; do sleep 0.01; done"))
 	system.console.await(t, "ready\n")
 	if err := errors.Join(next.Signal(syscall.SIGTERM), next.Signal(syscall.SIGQUIT)); err != nil {
 		t.Fatal(err)
@@ -123,5 +126,71 @@ func TestMainProcessRefused(t *testing.T) {
 	cancel()
 	if _, err := l.Main(ctx, mainOf("c", "b", "true")); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Whatever a guest says of its main process, who asks is answered soon.
+func TestMainProcessOfHostileGuest(t *testing.T) {
+	now := time.Now()
+	state := func(s guestapi.MainState) []byte { return guestapi.Encode(&s) }
+	said := map[string][][]byte{
+		"nothing":         nil,
+		"nonsense":        {[]byte("x")},
+		"too long an ID":  {state(guestapi.MainState{ID: strings.Repeat("x", maxID+1), Ended: now})},
+		"then nothing":    {state(guestapi.MainState{ID: "a"})},
+		"then nonsense":   {state(guestapi.MainState{ID: "a"}), []byte("x")},
+		"the end at once": {state(guestapi.MainState{ID: "a", PID: -1, Ended: now, Status: guestapi.ExitStatus{Code: -1, Signal: "\x1b\x00"}})},
+		"more than enough": {
+			state(guestapi.MainState{ID: "a"}), state(guestapi.MainState{ID: "a"}), state(guestapi.MainState{ID: "b", Ended: now, Status: guestapi.ExitStatus{Code: 1 << 40}}),
+			state(guestapi.MainState{ID: "c"}), []byte("x"),
+		},
+	}
+	ends := map[string]bool{"the end at once": true, "more than enough": true}
+	begins := map[string]bool{"then nothing": true, "then nonsense": true}
+	for name, states := range said {
+		host, end := socketPair(t)
+		go func() {
+			server := wire.NewGuest(wire.NewConn(answerHello(end)))
+			go func() {
+				for range server.Requests() {
+				}
+			}()
+			for open := range server.Opens() {
+				channel, reqs, err := open.Accept()
+				if err != nil {
+					continue
+				}
+				go ssh.DiscardRequests(reqs)
+				for _, s := range states {
+					_, _ = channel.SendRequest(guestapi.RequestMainState, false, s)
+				}
+				if !ends[name] { // else it never ends
+					channel.Close()
+				}
+			}
+		}()
+		l, err := Dial(t.Context(), host, discard())
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := l.Main(t.Context(), mainOf("a", "", "true"))
+		switch {
+		case !begins[name] && !ends[name]:
+			if !errors.Is(err, ErrLost) {
+				t.Errorf("%s: %v", name, err)
+			}
+		case err != nil:
+			t.Errorf("%s: %v", name, err)
+		default:
+			got, err := m.Ended()
+			if ends[name] != (err == nil) || !ends[name] && !errors.Is(err, ErrLost) {
+				t.Errorf("%s: %+v, %v", name, got, err)
+			}
+			if ends[name] && (got.Status.Code != maxExitCode || got.PID < 0 || strings.ContainsAny(got.Status.Signal, "\x1b\x00")) {
+				t.Errorf("%s: %+v", name, got)
+			}
+		}
+		l.Close()
+		end.Close()
 	}
 }
