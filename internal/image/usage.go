@@ -81,7 +81,7 @@ func measure(path string, u *Usage, files map[[2]uint64]*linked) error {
 		}
 		key := [2]uint64{stat.Dev, stat.Ino}
 		if files[key] == nil {
-			files[key] = &linked{bytes: bytes, links: stat.Nlink}
+			files[key] = &linked{bytes: bytes, links: uint64(stat.Nlink)}
 		}
 		files[key].here++
 		return nil
