@@ -7,8 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"time"
-
-	"github.com/smolvm/smolvm/internal/oci"
 )
 
 // BuildOptions say what an image is built from.
@@ -21,7 +19,8 @@ type BuildOptions struct {
 	// container image: "docker://HOST/NAME:TAG" or a bare name like "python:3.13-alpine", in a
 	// registry, "oci:PATH" or "oci:PATH:TAG", an OCI image layout, "oci-archive:FILE" or
 	// "oci-archive:FILE:TAG", the same in an archive, or "docker-archive:FILE" or
-	// "docker-archive:FILE:NAME:TAG", what docker save writes. The kernel is that of the image
+	// "docker-archive:FILE:NAME:TAG", what docker save writes. A bare name is that of an image which is
+	// here, if there is one. "disk:FILE" is a filesystem or a disk. The kernel is that of the image
 	// "debian" or, if there is none, one of the host's own package sources.
 	From string
 	// Kernel is the kernel of the image, in place of the usual one of the distribution: a file, whose
@@ -61,24 +60,18 @@ func (s *Store) Build(ctx context.Context, name string, opts BuildOptions, progr
 		defer h.leave()
 		return s.build(ctx, h, s.source, Job{Packages: packages, Kernel: choice, report: progress})
 	}
-	from, err := checkOrigin(name, opts)
+	source, err := s.origin(name, opts)
 	if err != nil {
 		return nil, err
+	}
+	if !choice.isUsual() {
+		source.kernel = choice
 	}
 	h, err := s.enterToBuild(ctx, name, progress)
 	if err != nil {
 		return nil, err
 	}
 	defer h.leave()
-	return s.makeOf(ctx, h, from, choice, progress)
-}
-
-// makeOf makes an image of what somebody has.
-func (s *Store) makeOf(ctx context.Context, h *home, from oci.Reference, choice kernelChoice, progress func(Progress)) (*Image, error) {
-	source := &imported{store: s, from: from, kernel: choice}
-	if choice.isUsual() {
-		source.kernel = &usualKernel{s}
-	}
 	return s.build(ctx, h, source, Job{report: progress})
 }
 

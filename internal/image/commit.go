@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/image/rootfs"
@@ -113,7 +112,7 @@ func (c *committed) Build(ctx context.Context, job *Job) (Manifest, error) {
 		KernelVersion: kernel.version,
 		// No KernelPackage: the guest may have put anything where the modules for programs are.
 		Modules: kernel.boot,
-		Env:     slices.Clone(base.Env[:len(base.Env)-len(base.Config.Env)]),
+		Env:     ownEnv(base),
 		Config:  config,
 		From:    vmOrigin + c.disk.VM,
 		Message: c.message,

@@ -61,7 +61,7 @@ func (s *Store) Ensure(ctx context.Context, what string, policy PullPolicy, prog
 		}
 		return s.build(ctx, h, s.source, Job{report: progress})
 	}
-	img, err = s.makeOf(ctx, h, r.from, kernelChoice{}, progress)
+	img, err = s.build(ctx, h, s.from(r.from), Job{report: progress})
 	if fetch, ok := errors.AsType[*fetchError](err); ok && ctx.Err() == nil {
 		err = fmt.Errorf("%w: %q is not here: %w", ErrNotFound, r.name, fetch.err)
 	}

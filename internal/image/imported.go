@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/smolvm/smolvm/internal/image/apt"
@@ -25,6 +26,7 @@ import (
 type imported struct {
 	store  *Store
 	from   oci.Reference
+	own    *Image // what it is made of, if that is another image; then nothing is from elsewhere
 	said   string // what to call from; empty: as it is
 	kernel kernelSource
 }
@@ -71,7 +73,7 @@ func (i *imported) Build(ctx context.Context, job *Job) (Manifest, error) {
 		KernelVersion: kernel.version,
 		KernelPackage: kernel.pkg,
 		Modules:       kernel.boot,
-		Env:           []string{standardPath},
+		Env:           contents.env,
 		Config:        contents.config,
 		From:          cmp.Or(i.said, i.from.String()),
 		Digest:        contents.digest,
@@ -82,6 +84,7 @@ func (i *imported) Build(ctx context.Context, job *Job) (Manifest, error) {
 type contents struct {
 	tree    *rootfs.Tree
 	stages  int
+	env     []string // besides that of config
 	config  Config
 	digest  string
 	release func() // to be called when the tree is written
@@ -90,8 +93,11 @@ type contents struct {
 // read reads what the image is to have in it. The caller releases what it returns, also if it
 // fails.
 func (i *imported) read(ctx context.Context, job *Job) (*contents, error) {
-	c := &contents{stages: importStages, release: func() {}}
+	c := &contents{stages: importStages, env: []string{standardPath}, release: func() {}}
 	var err error
+	if i.own != nil {
+		return c, i.readImage(ctx, job, c)
+	}
 	switch i.from.Kind {
 	case oci.Dir:
 		c.stages--
@@ -116,6 +122,27 @@ func (i *imported) read(ctx context.Context, job *Job) (*contents, error) {
 		return c, err
 	}
 	return c, fmt.Errorf("%w: %s", ErrOrigin, i.from)
+}
+
+// readImage reads an image of this store.
+func (i *imported) readImage(ctx context.Context, job *Job, c *contents) error {
+	c.stages--
+	job.Stage(stageRead, c.stages)
+	tree, disk, err := treeOf(ctx, i.own)
+	if err != nil {
+		return err
+	}
+	c.tree, c.env, c.config, c.digest = tree, ownEnv(i.own), i.own.Config, i.own.Digest
+	c.release = func() { _ = disk.Close() } // nothing was written to it
+	if _, same := i.kernel.(*ownKernel); same {
+		return nil
+	}
+	return removeModules(tree, i.own.KernelVersion)
+}
+
+// ownEnv is the environment of an image but for what a container image says.
+func ownEnv(img *Image) []string {
+	return slices.Clone(img.Env[:len(img.Env)-len(img.Config.Env)])
 }
 
 // readContainer reads a container image.

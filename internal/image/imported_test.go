@@ -193,3 +193,33 @@ func TestImportWithoutModules(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestImportImage makes an image of one that is here, which a bare name means first.
+func TestImportImage(t *testing.T) {
+	s := baseStore(t, true)
+	path := archiveOf(t, "contents", tar.Header{Name: "file", Typeflag: tar.TypeReg, Mode: 0o644})
+	first, err := s.Build(t.Context(), "first", BuildOptions{From: "tar:" + path}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, from := range []string{"first", Default} {
+		img, err := s.Build(t.Context(), "second", BuildOptions{From: from}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if img.From != "image:"+from || img.KernelVersion != first.KernelVersion || contentsOf(t, img, "/lib/modules/1.2.3/modules.dep") != "dependencies" {
+			t.Errorf("got %+v", img)
+		}
+		if from == "first" && contentsOf(t, img, "/file") != "contents" {
+			t.Error("its file has something else")
+		}
+		one, err := os.Stat(first.Kernel)
+		other, err2 := os.Stat(img.Kernel)
+		if err := errors.Join(err, err2); err != nil || !os.SameFile(one, other) {
+			t.Errorf("it has a kernel of its own: %v", err)
+		}
+	}
+	if _, err := s.Build(t.Context(), "third", BuildOptions{From: "docker://127.0.0.1:1/first"}, nil); err == nil || errors.Is(err, ErrOrigin) {
+		t.Errorf("what is said to be in a registry: %v", err)
+	}
+}

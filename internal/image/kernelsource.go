@@ -29,6 +29,7 @@ type installed struct {
 
 var (
 	_ kernelSource = (*usualKernel)(nil)
+	_ kernelSource = (*ownKernel)(nil)
 	_ kernelSource = kernelChoice{}
 )
 

@@ -73,7 +73,9 @@ func (s *Store) loadOne(ctx context.Context, ref oci.Reference, said string, pro
 		return nil, err
 	}
 	defer h.leave()
-	return s.build(ctx, h, &imported{store: s, from: ref, said: as.String(), kernel: &usualKernel{s}}, Job{report: progress})
+	source := s.from(ref)
+	source.said = as.String()
+	return s.build(ctx, h, source, Job{report: progress})
 }
 
 // asFile returns the file that a stream is, and what to call it, or nil if it is none.

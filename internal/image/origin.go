@@ -12,23 +12,37 @@ import (
 // images are made from, or is not there, or its contents are malformed.
 var ErrOrigin = errors.New("cannot make an image of this")
 
-// checkOrigin returns what an image of that name is to be made from.
-func checkOrigin(name string, opts BuildOptions) (oci.Reference, error) {
-	from, err := oci.ParseReference(opts.From)
+// origin returns what an image of that name is to be made from, with the kernel that it has unless
+// another one is chosen.
+func (s *Store) origin(name string, opts BuildOptions) (*imported, error) {
 	switch {
-	case err != nil:
-		return from, fmt.Errorf("%w: %w", ErrOrigin, err)
 	case len(opts.Packages) > 0:
-		return from, fmt.Errorf("%w: packages are installed only in images of the host's own distribution", ErrOrigin)
+		return nil, fmt.Errorf("%w: packages are installed only in images of the host's own distribution", ErrOrigin)
 	case name == Default:
-		return from, fmt.Errorf("%w: %q is of the host's own distribution; choose another name", ErrInvalidName, name)
-	case from.Kind == oci.Registry:
-		return from, nil
+		return nil, fmt.Errorf("%w: %q is of the host's own distribution; choose another name", ErrInvalidName, name)
 	}
-	if from, err = absolute(from); err != nil {
-		return from, err
+	r, err := parseRequest(opts.From)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrOrigin, err)
 	}
-	return from, checkPlace(from)
+	if r.isPlace() {
+		return s.from(r.from), checkPlace(r.from)
+	}
+	if own, err := s.Get(r.name); err == nil && !r.explicit {
+		return &imported{store: s, own: own, said: imageOrigin + own.Name, kernel: &ownKernel{own}}, nil
+	}
+	if r.isBuiltin() {
+		return nil, fmt.Errorf("%w: there is no image %q yet; make it with: smolvm pull", ErrOrigin, Default)
+	}
+	return s.from(r.from), nil
+}
+
+// imageOrigin is what Image.From begins with if it is another image.
+const imageOrigin = "image:"
+
+// from makes images of what is elsewhere.
+func (s *Store) from(ref oci.Reference) *imported {
+	return &imported{store: s, from: ref, kernel: &usualKernel{s}}
 }
 
 // checkPlace checks that there is something of the right kind.

@@ -149,16 +149,11 @@ func (s *Store) pack(ctx context.Context, name string, report func(Progress)) (*
 }
 
 func (s *Store) packImage(ctx context.Context, img *Image, report func(Progress)) (_ *packed, err error) {
-	// Though it is removed meanwhile, it stays as long as it is open.
-	disk, err := os.Open(img.RootFS)
+	tree, disk, err := treeOf(ctx, img)
 	if err != nil {
 		return nil, err
 	}
 	defer disk.Close() //nolint:errcheck // only read
-	tree, err := rootfs.FromExt4(ctx, disk, img.RootFSSize, rootfs.Limits{})
-	if err != nil {
-		return nil, err
-	}
 	if err := removeModules(tree, img.KernelVersion); err != nil {
 		return nil, err
 	}
@@ -188,6 +183,20 @@ func (s *Store) packImage(ctx context.Context, img *Image, report func(Progress)
 	about.Config.Env = lastOfEach(img.Env)
 	p.image, err = oci.NewPackage(about, layer)
 	return p, err
+}
+
+// treeOf returns what is in an image, and the file in which the contents are, which the caller closes.
+func treeOf(ctx context.Context, img *Image) (*rootfs.Tree, io.Closer, error) {
+	// Though it is removed meanwhile, it stays as long as it is open.
+	disk, err := os.Open(img.RootFS)
+	if err != nil {
+		return nil, nil, err
+	}
+	tree, err := rootfs.FromExt4(ctx, disk, img.RootFSSize, rootfs.Limits{})
+	if err != nil {
+		return nil, nil, errors.Join(err, disk.Close())
+	}
+	return tree, disk, nil
 }
 
 // removeModules takes the modules of a kernel that is not in the tree out of it.

@@ -107,6 +107,17 @@ func shareOf(job *Job, of *Image) (installed, error) {
 	return got, nil
 }
 
+// ownKernel is the kernel of the image that another is made of, with the modules that are there.
+type ownKernel struct{ of *Image }
+
+// tools implements kernelSource.
+func (k *ownKernel) tools() []tool { return nil }
+
+// install implements kernelSource.
+func (k *ownKernel) install(_ context.Context, job *Job, _ map[string]string, _ *rootfs.Tree) (installed, error) {
+	return shareOf(job, k.of)
+}
+
 // installOf is shareOf, and puts the modules for programs into the tree.
 func installOf(ctx context.Context, job *Job, debugfs string, of *Image, tree *rootfs.Tree) (installed, error) {
 	got, err := shareOf(job, of)
