@@ -4,9 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"io/fs"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -285,75 +283,4 @@ func (v *VM) followMain(r *run) {
 	if err := v.stop(ctx, r, StopOptions{}); err != nil {
 		r.log.Warn("could not end the VM with its main process", "error", err)
 	}
-}
-
-// MainInfo is what is known of a VM's main process.
-type MainInfo struct {
-	Command []string `json:"command"`
-	Running bool     `json:"running"`
-	PID     int      `json:"pid,omitempty"` // in the guest
-	// Started and Finished are zero where it was not started, or has not ended.
-	Started  time.Time `json:"started,omitzero"`
-	Finished time.Time `json:"finished,omitzero"`
-	// ExitCode is nil unless it has ended by itself; 128 plus the signal's number if a signal ended it.
-	ExitCode *int   `json:"exit_code,omitempty"`
-	Signal   string `json:"signal,omitempty"` // that ended it, without "SIG"
-	// Restarts is how often its owner has started it again, or its VM, since that was last started.
-	Restarts int `json:"restarts"`
-}
-
-// mainOf is what a record tells of the main process; nil: there is none.
-func mainOf(rec store.Record, runs bool) *MainInfo {
-	if len(rec.Main) == 0 {
-		return nil
-	}
-	info := &MainInfo{Command: rec.Main, Restarts: rec.Restarts}
-	m := rec.MainRun
-	if m == nil {
-		return info
-	}
-	info.Started, info.Finished, info.Signal = m.Started, m.Ended, m.Signal
-	if m.Ended.IsZero() {
-		info.Running = runs
-		if runs {
-			info.PID = m.PID
-		}
-		return info
-	}
-	info.ExitCode = &m.ExitCode
-	return info
-}
-
-// MainSpec says what a VM's main command is made of.
-type MainSpec struct {
-	// Image has the image's own command run, of which Args take the place but for its entry point.
-	// Without it Args are the command.
-	Image bool
-	Args  []string
-}
-
-// ComposeCommand is an image's own command: its entry point with what is given, or else with what the
-// image gives it. It is empty if there is none.
-func ComposeCommand(entrypoint, cmd, given []string) []string {
-	if len(given) > 0 {
-		cmd = given
-	}
-	command := make([]string, 0, len(entrypoint)+len(cmd))
-	return append(append(command, entrypoint...), cmd...)
-}
-
-// checkCommand refuses what cannot be run.
-func checkCommand(command []string) error {
-	if len(command) == 0 {
-		return nil
-	}
-	if command[0] == "" {
-		return fmt.Errorf("%w: the main command's program has no name", ErrInvalidOption)
-	}
-	for _, arg := range command {
-		if strings.ContainsRune(arg, 0) {
-			return fmt.Errorf("%w: %q cannot be an argument of the main command", ErrInvalidOption, arg)
-		}
-	}
-	return nil
 }

@@ -2,8 +2,6 @@ package machine
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 
 	"github.com/smolvm/smolvm/internal/forward"
 	"github.com/smolvm/smolvm/internal/image"
@@ -120,55 +118,4 @@ func (s Spec) complete() (Spec, error) {
 		return s, err
 	}
 	return s, checkEnv(s.Env)
-}
-
-// conduct is what a VM's record says of its life, of what was asked for and what the image says.
-func (s Spec) conduct(img *image.Image) (store.Conduct, error) {
-	c := store.Conduct{Restart: string(s.Restart), StopSignal: img.Config.StopSignal}
-	if s.Restart == RestartNo {
-		c.Restart = ""
-	}
-	if s.Main != nil {
-		c.Main = slices.Clone(s.Main.Args)
-		if s.Main.Image {
-			c.Main = ComposeCommand(img.Config.Entrypoint, img.Config.Cmd, s.Main.Args)
-		}
-	}
-	if s.StopSignal != "" {
-		c.StopSignal = s.StopSignal
-	}
-	// What an image says that makes no sense is passed over: it works without.
-	sig, err := ParseSignal(c.StopSignal)
-	if c.StopSignal = ""; err == nil && sig != defaultStopSignal {
-		c.StopSignal = signalName(sig)
-	}
-	if len(img.Config.Labels)+len(s.Labels) > 0 {
-		c.Labels = make(map[string]string)
-		maps.Copy(c.Labels, img.Config.Labels)
-		maps.Copy(c.Labels, s.Labels)
-	}
-	return c, checkCommand(c.Main)
-}
-
-// checkConduct refuses what cannot be asked for.
-func (s Spec) checkConduct() error {
-	if _, _, err := s.Restart.parse(); err != nil {
-		return err
-	}
-	if s.StopSignal != "" {
-		if _, err := ParseSignal(s.StopSignal); err != nil {
-			return err
-		}
-	}
-	for key := range s.Labels {
-		if key == "" {
-			return fmt.Errorf("%w: a label has no name", ErrInvalidOption)
-		}
-	}
-	for _, req := range s.Publish {
-		if err := req.Validate(); err != nil {
-			return err
-		}
-	}
-	return nil
 }
