@@ -172,6 +172,10 @@ func (m *monitor) write(ctx context.Context, line []byte, file *os.File) error {
 	}
 	if err := m.send(line, file); err != nil {
 		m.fail(err)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			// The connection may be a moment ahead of ctx.
+			return fmt.Errorf("%w: %w", context.DeadlineExceeded, m.cause())
+		}
 		return m.cause()
 	}
 	return nil

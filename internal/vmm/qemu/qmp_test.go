@@ -105,6 +105,21 @@ func TestMonitorDeadline(t *testing.T) {
 	}
 }
 
+// overdue is a context whose deadline is over, and that is about to say so.
+type overdue struct{ context.Context }
+
+func (overdue) Deadline() (time.Time, bool) { return time.Unix(1, 0), true }
+
+// A connection that finds the deadline over before its context does says the same.
+func TestMonitorOverdue(t *testing.T) {
+	m := meetFake(t, fakeQEMU(t, func(_ net.Conn, lines *bufio.Reader) {
+		_, _ = lines.ReadBytes('\n')
+	}), noEvent)
+	if err := m.execute(overdue{t.Context()}, "first", nil, nil); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, errMonitorLost) {
+		t.Error(err)
+	}
+}
+
 // Answers find their commands in whatever order they come.
 func TestMonitorConcurrent(t *testing.T) {
 	const commands = 50
