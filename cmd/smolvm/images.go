@@ -110,13 +110,13 @@ func newBuildCommand(g *globals) *cobra.Command {
 	var f imageFlags
 	cmd := &cobra.Command{
 		Use:   "build NAME",
-		Short: "Make an image with packages of your choice, or of a root filesystem",
+		Short: "Make an image of packages, a container image, a root filesystem or a disk",
 		Long: `Make an image with packages of your choice, from the host's own package sources, or
 of a root filesystem that you have: a tar archive, plain or compressed by gzip, zstd or
 xz, a directory, or a disk, raw or qcow2; or of a container image: in a registry, in what
-docker save wrote, or in an OCI layout. Of any distribution: the guest needs nothing of
-it. The kernel is that of the image "debian" or, if there is none, of a package of the
-host's own sources.
+docker save wrote, or in an OCI layout; or of an image that is here. Of any distribution:
+the guest needs nothing of it. The kernel is that of the image "debian" or, if there is
+none, of a package of the host's own sources, unless --kernel says otherwise.
 
 If there is an image of that name already, the name means the new one from then on.
 VMs that were made on the former one keep it.`,
@@ -133,7 +133,7 @@ VMs that were made on the former one keep it.`,
 		Args: argsOfUse,
 	}
 	cmd.Flags().StringArrayVar(&build.Packages, "package", nil, "Debian `package` to install beside the usual ones (may be repeated)")
-	cmd.Flags().StringVar(&build.From, "from", "", "make it of a root filesystem or a container image: `tar:FILE`, dir:PATH, disk:FILE, docker://NAME, docker-archive:FILE[:NAME:TAG], oci-archive:FILE[:TAG] or oci:PATH[:TAG]")
+	cmd.Flags().StringVar(&build.From, "from", "", "make it of what is there: `NAME` of an image, tar:FILE, dir:PATH, disk:FILE, docker://NAME, docker-archive:FILE[:NAME:TAG], oci-archive:FILE[:TAG] or oci:PATH[:TAG]")
 	cmd.Flags().StringVar(&build.Kernel, "kernel", "", "its kernel, in place of the usual one: a `file` like ./vmlinuz, or a package like linux-image-amd64")
 	cmd.Flags().StringVar(&build.KernelModules, "modules", "", "`directory` with the modules of a kernel that is a file (default: /lib/modules/VERSION)")
 	f.register(cmd)

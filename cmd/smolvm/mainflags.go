@@ -30,7 +30,7 @@ func (f *mainFlags) register(cmd *cobra.Command) {
 	flags.BoolVar(&f.strict, "strict", false, "fail if a host port is busy, rather than take the next free one")
 	settingVar(cmd, flags, &f.transport, "transport")
 	flags.StringVar(&f.entrypoint, "entrypoint", "", "run this `program` in place of the image's entry point; an empty one runs what is behind -- as it is")
-	flags.StringVar(&f.restart, "restart", "no", "start the main process again when it has ended, and the VM when it has failed: no, on-failure[:`N`], always or unless-stopped")
+	flags.StringVar(&f.restart, "restart", "no", "`policy` to start the main process again when it has ended, and the VM when it has failed: no, on-failure[:N], always or unless-stopped")
 	flags.StringVar(&f.stopSignal, "stop-signal", "", "ask the command to end by this `signal` when the VM is stopped (default: the image's, or else SIGTERM)")
 	flags.StringArrayVarP(&f.labels, "label", "l", nil, "give the VM a label: `NAME[=VALUE]` (may be repeated)")
 	policies := []string{string(smolvm.RestartNo), string(smolvm.RestartOnFailure), string(smolvm.RestartAlways), string(smolvm.RestartUnlessStopped)}
