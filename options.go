@@ -92,6 +92,14 @@ func Env(entries ...string) Option {
 	return func(c *config) { c.spec.Env = append(c.spec.Env, entries...) }
 }
 
+// User is who all commands in the VM run as, the main process too, unless they say otherwise: a name or
+// a number, with ":GROUP" behind it if wanted. The default is the image's, or else root.
+func User(user string) Option { return func(c *config) { c.spec.User = user } }
+
+// WorkingDir is the directory that all commands in the VM run in, the main process too, unless they say
+// otherwise: an absolute path, of what is there. The default is the image's, or else the user's home.
+func WorkingDir(dir string) Option { return func(c *config) { c.spec.WorkingDir = dir } }
+
 // Network chooses how the VM reaches the network. The default is NetworkAuto.
 func Network(mode NetworkMode) Option { return func(c *config) { c.spec.Network = mode } }
 

@@ -20,6 +20,8 @@ type vmFlags struct {
 	disks   []string
 	env     []string
 	network string
+	user    string
+	workdir string
 	volumes []string
 
 	// readOnly is for volumes that do not say it.
@@ -38,6 +40,8 @@ func (f *vmFlags) register(g *globals, cmd *cobra.Command) {
 	settingVar(cmd, flags, &f.network, "network")
 	flags.StringArrayVar(&f.disks, "attach", nil, "give the VM another disk, /dev/vdb and so on: `FILE[:ro]`, qcow2 if it is called so, else raw (may be repeated)")
 	flags.StringArrayVarP(&f.env, "env", "e", nil, "set a variable for all commands in the VM: `NAME=VALUE`, or NAME to pass the host's on (may be repeated)")
+	flags.StringVarP(&f.user, "user", "u", "", "run commands in the VM as this user: name or number, `USER[:GROUP]` (default: the image's, or else root)")
+	flags.StringVarP(&f.workdir, "workdir", "w", "", "run commands in this `directory` of the VM (default: the image's, or else the user's home)")
 	flags.StringArrayVarP(&f.volumes, "volume", "v", nil, "share a folder of this host: `HOST:GUEST[:ro|rw]` (may be repeated)")
 	settingVar(cmd, flags, &f.readOnly, "volumes_read_only")
 	// These fail only for a flag that does not exist.
@@ -77,6 +81,6 @@ func (f *vmFlags) options() ([]smolvm.Option, error) {
 	return append(f.images.options(),
 		smolvm.Name(f.name), smolvm.Image(f.image), smolvm.PullImage(smolvm.PullPolicy(f.pull)), smolvm.Memory(f.memory), smolvm.CPUs(f.cpus),
 		smolvm.DiskSize(min(int64(f.disk), maxGiB)<<30), smolvm.Network(smolvm.NetworkMode(f.network)),
-		smolvm.Env(env...), smolvm.Disks(disks(f.disks)...), smolvm.Share(folders...),
+		smolvm.User(f.user), smolvm.WorkingDir(f.workdir), smolvm.Env(env...), smolvm.Disks(disks(f.disks)...), smolvm.Share(folders...),
 	), err
 }

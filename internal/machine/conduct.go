@@ -3,6 +3,7 @@ package machine
 import (
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 
@@ -46,7 +47,7 @@ func checkCommand(command []string) error {
 
 // conduct is what a VM's record says of its life, of what was asked for and what the image says.
 func (s Spec) conduct(img *image.Image) (store.Conduct, error) {
-	c := store.Conduct{Restart: string(s.Restart), StopSignal: img.Config.StopSignal}
+	c := store.Conduct{Restart: string(s.Restart), User: s.User, WorkingDir: s.WorkingDir, StopSignal: img.Config.StopSignal}
 	if s.Restart == RestartNo {
 		c.Restart = ""
 	}
@@ -81,6 +82,12 @@ func (s Spec) checkConduct() error {
 		if _, err := ParseSignal(s.StopSignal); err != nil {
 			return err
 		}
+	}
+	if strings.ContainsRune(s.User, 0) {
+		return fmt.Errorf("%w: %q is no user", ErrInvalidOption, s.User)
+	}
+	if dir := s.WorkingDir; dir != "" && (!path.IsAbs(dir) || strings.ContainsRune(dir, 0)) {
+		return fmt.Errorf("%w: the working directory must be a path from the guest's root, not %q", ErrInvalidOption, dir)
 	}
 	for key := range s.Labels {
 		if key == "" {

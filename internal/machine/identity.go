@@ -15,7 +15,7 @@ import (
 // identity is what a guest is told of itself, on every new link.
 type identity struct {
 	imageEnv []string
-	config   image.Config // what the image says of commands
+	config   image.Config // what the image says of commands, and the VM over it
 
 	mu sync.Mutex
 	id guestapi.Identity

@@ -27,9 +27,12 @@ type Info struct {
 	Env       []string  `json:"env,omitempty"`
 	Keep      bool      `json:"keep"` // it is not removed when it ends
 	// Main is nil if there is no main process.
-	Main       *MainInfo         `json:"main,omitempty"`
-	Restart    RestartPolicy     `json:"restart,omitempty"`
-	StopSignal string            `json:"stop_signal,omitempty"` // what asks its main process to end
+	Main       *MainInfo     `json:"main,omitempty"`
+	Restart    RestartPolicy `json:"restart,omitempty"`
+	StopSignal string        `json:"stop_signal,omitempty"` // what asks its main process to end
+	// User and WorkingDir are those of all commands that say nothing else, unless they are the image's.
+	User       string            `json:"user,omitempty"`
+	WorkingDir string            `json:"working_dir,omitempty"`
 	Labels     map[string]string `json:"labels,omitempty"`
 	Dir        string            `json:"dir"`
 	Console    string            `json:"console,omitempty"` // path of the guest's console log
@@ -137,6 +140,7 @@ func infoOf(e store.Entry) Info {
 		Name: e.Name, Status: StatusCreated, Image: e.Image, ImageID: e.ImageID, Created: e.Created, Started: e.Started,
 		MemoryMiB: e.MemoryMiB, CPUs: e.CPUs, DiskSize: e.DiskSize, Disks: e.Disks, Env: e.Env, Shares: e.Shares, Keep: !e.Ephemeral,
 		Main: mainOf(e.Record, false), Restart: RestartPolicy(e.Restart), StopSignal: signalName(stopSignal(e.Record)), Labels: e.Labels,
+		User: e.User, WorkingDir: e.WorkingDir,
 		Dir: e.Dir, Console: filepath.Join(e.Dir, vmm.ConsoleLog), Network: NetworkInfo{Mode: NetworkMode(e.Network)}, Forwards: []forward.Forward{},
 	}
 	switch {

@@ -55,6 +55,7 @@ func TestConduct(t *testing.T) {
 	}
 	for name, bad := range map[string]Spec{
 		"policy": {Restart: "sometimes"}, "signal": {StopSignal: "nonsense"}, "label": {Labels: map[string]string{"": "x"}},
+		"user": {User: "a\x00"}, "directory": {WorkingDir: "a/b"},
 	} {
 		if err := bad.checkConduct(); !errors.Is(err, ErrInvalidOption) {
 			t.Errorf("%s: %v", name, err)

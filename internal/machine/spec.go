@@ -40,6 +40,8 @@ type Spec struct {
 	// Main is what the main command is made of; nil: there is none.
 	Main       *MainSpec
 	Restart    RestartPolicy
+	User       string            // of all commands that say nothing else; default: the image's, or else root
+	WorkingDir string            // likewise, from the root; default: the image's, or else the user's home
 	StopSignal string            // as ParseSignal reads it; default: the image's, or else SIGTERM
 	Labels     map[string]string // besides the image's, over which they go
 	// Publish is exposed when the VM is started, and PublishAll the ports that the image names.

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -258,8 +259,10 @@ func (h *Host) identity(rec store.Record, img *image.Image, net *guestapi.Networ
 	if err != nil {
 		return nil, err
 	}
+	config := img.Config
+	config.User, config.WorkingDir = cmp.Or(rec.User, config.User), cmp.Or(rec.WorkingDir, config.WorkingDir)
 	return &identity{
-		imageEnv: img.Env, config: img.Config,
+		imageEnv: img.Env, config: config,
 		id: guestapi.Identity{
 			Hostname: rec.Name, Network: net, HostKey: rec.HostKey, AuthorizedKeys: key,
 			MachineID: rec.MachineID, Env: slices.Concat(img.Env, rec.Env), GrowRoot: rec.DiskSize > img.RootFSSize,

@@ -77,6 +77,9 @@ type Conduct struct {
 	Main []string `json:"main,omitempty"`
 	// Restart says what is started again when it ends, as people write it; empty: nothing.
 	Restart string `json:"restart,omitempty"`
+	// User and WorkingDir are those of all commands that say nothing else; empty: the image's.
+	User       string `json:"user,omitempty"`
+	WorkingDir string `json:"working_dir,omitempty"`
 	// StopSignal is the name of what asks the main process to end; empty: SIGTERM.
 	StopSignal string            `json:"stop_signal,omitempty"`
 	Labels     map[string]string `json:"labels,omitempty"`

@@ -22,7 +22,8 @@ import (
 
 // container oci DIR TAG... writes an OCI layout with an image by each of the tags, container
 // docker-archive FILE NAME:TAG writes what docker save would, and container registry HOST/NAME:TAG
-// [TEXT] pushes it to a registry, with that text in it.
+// [TEXT] pushes it to a registry, with that text in it. container scratch DIR writes an OCI layout with
+// an image that has one static program and nothing else, and runs that as a user that it does not name.
 //
 // The image has busybox and a user called web, and a layer that takes one file away and puts another
 // one there. Its command runs a shell as web in a directory that is in no layer.
@@ -35,6 +36,10 @@ func container(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	to := ts.MkAbs(args[1])
 	switch args[0] {
+	case "scratch":
+		img, err = scratchImage()
+		ts.Check(err)
+		args = append(args, "latest")
 	case "registry":
 		to, err := name.ParseReference(args[1])
 		ts.Check(err)
@@ -72,6 +77,30 @@ func registry(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Defer(func() { _ = s.Kill() })
 	all[args[0]] = s
 	ts.Setenv(args[0], s.Addr)
+}
+
+// scratchImage returns an image of one program.
+func scratchImage() (v1.Image, error) {
+	busybox, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		return nil, err
+	}
+	layer, err := containerLayer([]tar.Header{{Name: "busybox", Typeflag: tar.TypeReg, Mode: 0o755}}, map[string][]byte{"busybox": busybox})
+	if err != nil {
+		return nil, err
+	}
+	img, err := mutate.AppendLayers(empty.Image, layer)
+	if err != nil {
+		return nil, err
+	}
+	about, err := img.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	about = about.DeepCopy()
+	about.OS, about.Architecture = "linux", "amd64"
+	about.Config = v1.Config{Entrypoint: []string{"/busybox"}, Cmd: []string{"id"}, User: "65532:65533"}
+	return mutate.ConfigFile(img, about)
 }
 
 // containerImage returns an image with that text in /srv/new.
