@@ -32,7 +32,11 @@ const (
 	migrationDone      = "completed"
 	migrationFailed    = "failed"
 	migrationCancelled = "cancelled"
+	migrationAbandoned = "cancelling" // it was cancelled, and has not ended yet
 )
+
+// nudgeEvery is how often QEMU is told to go on with the end of a migration.
+const nudgeEvery = 100 * time.Millisecond
 
 // Save implements vmm.Machine.
 func (m *machine) Save(ctx context.Context, to vmm.Destination) (err error) {
@@ -151,11 +155,20 @@ var errSaveOver = errors.New("the machine is not saved")
 
 // awaitSaved waits until QEMU has ended a migration that was cancelled. Before that it refuses to
 // resume a guest that it has stopped for the last of its memory.
+//
+// If it was cancelled in the moment in which QEMU was about to wait for us to say that it may go on, it
+// waits all the same, and for ever if we do not.
 func (m *machine) awaitSaved(states <-chan string) {
 	tooLong := time.NewTimer(monitorTimeout)
 	defer tooLong.Stop()
+	nudge := time.NewTicker(nudgeEvery)
+	defer nudge.Stop()
 	for {
 		select {
+		case <-nudge.C:
+			// It is refused once the migration has ended, of which the state is on its way.
+			goOn := map[string]string{"state": migrationAbandoned}
+			_ = m.monitor.execute(context.Background(), "migrate-continue", goOn, nil)
 		case status := <-states:
 			if status == migrationDone || status == migrationFailed || status == migrationCancelled {
 				return

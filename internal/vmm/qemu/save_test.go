@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/smolvm/smolvm/internal/qcow2"
 	"github.com/smolvm/smolvm/internal/vmm"
@@ -121,6 +122,44 @@ func TestSaveRunning(t *testing.T) {
 		if err := m.Kill(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// In whatever moment saving is given up, the guest goes on.
+func TestSaveGivenUp(t *testing.T) {
+	t.Parallel()
+	config := diskConfig(t)
+	m, r := bootMachine(t, config)
+	to := vmm.Destination{Memory: filepath.Join(config.Dir, "memory"), State: filepath.Join(config.Dir, "state")}
+	began := time.Now()
+	if err := m.Save(t.Context(), to); err != nil {
+		t.Fatal(err)
+	}
+	const moments = 40
+	step := 2 * time.Since(began) / moments
+	givenUp := 0
+	for i := range moments {
+		if err := errors.Join(m.Resume(t.Context()), os.RemoveAll(to.Memory), os.RemoveAll(to.State)); err != nil {
+			t.Fatalf("given up after %v: %v", time.Duration(i)*step, err)
+		}
+		expect(t, r, "pong", "ping")
+		ctx, cancel := context.WithCancel(t.Context())
+		timer := time.AfterFunc(time.Duration(i)*step, cancel) // any moment will do
+		err := m.Save(ctx, to)
+		timer.Stop()
+		cancel()
+		switch {
+		case errors.Is(err, context.Canceled):
+			givenUp++
+		case err != nil:
+			t.Errorf("given up after %v: %v", time.Duration(i)*step, err)
+		}
+	}
+	if givenUp == 0 || givenUp == moments {
+		t.Errorf("of %d it was given up %d times", moments, givenUp)
+	}
+	if err := m.Kill(); err != nil {
+		t.Error(err)
 	}
 }
 
