@@ -53,12 +53,7 @@ func (s *Store) Build(ctx context.Context, name string, opts BuildOptions, progr
 		if err != nil {
 			return nil, err
 		}
-		h, err := s.enterToBuild(ctx, name, progress)
-		if err != nil {
-			return nil, err
-		}
-		defer h.leave()
-		return s.build(ctx, h, s.source, Job{Packages: packages, Kernel: choice, report: progress})
+		return s.buildAs(ctx, name, s.source, Job{Packages: packages, Kernel: choice, report: progress})
 	}
 	source, err := s.origin(name, opts)
 	if err != nil {
@@ -67,12 +62,17 @@ func (s *Store) Build(ctx context.Context, name string, opts BuildOptions, progr
 	if !choice.isUsual() {
 		source.kernel = choice
 	}
-	h, err := s.enterToBuild(ctx, name, progress)
+	return s.buildAs(ctx, name, source, Job{report: progress})
+}
+
+// buildAs does a job that says what is wanted, when it is its turn at the name.
+func (s *Store) buildAs(ctx context.Context, name string, source Source, job Job) (*Image, error) {
+	h, err := s.enterToBuild(ctx, name, job.report)
 	if err != nil {
 		return nil, err
 	}
 	defer h.leave()
-	return s.build(ctx, h, source, Job{report: progress})
+	return s.build(ctx, h, source, job)
 }
 
 // enterToBuild takes the directory of a name for a build.

@@ -39,8 +39,8 @@ func parseCommit(name string, opts CommitOptions) (string, changes, error) {
 	if err != nil {
 		return "", nil, err
 	}
-	if name == Default {
-		return "", nil, fmt.Errorf("%w: %q is of the host's own distribution; choose another name", ErrInvalidName, name)
+	if err := checkFree(name); err != nil {
+		return "", nil, err
 	}
 	list, err := parseChanges(opts.Changes)
 	return name, list, err
@@ -54,12 +54,7 @@ func (s *Store) Commit(ctx context.Context, name string, disk Disk, opts CommitO
 	if err != nil {
 		return nil, err
 	}
-	h, err := s.enterToBuild(ctx, name, progress)
-	if err != nil {
-		return nil, err
-	}
-	defer h.leave()
-	return s.build(ctx, h, &committed{disk: disk, changes: list, message: opts.Message}, Job{report: progress})
+	return s.buildAs(ctx, name, &committed{disk: disk, changes: list, message: opts.Message}, Job{report: progress})
 }
 
 // committed makes an image of a VM's disk.

@@ -68,14 +68,9 @@ func (s *Store) loadOne(ctx context.Context, ref oci.Reference, said string, pro
 	if err != nil {
 		return nil, err
 	}
-	h, err := s.enterToBuild(ctx, name, progress)
-	if err != nil {
-		return nil, err
-	}
-	defer h.leave()
 	source := s.from(ref)
 	source.said = as.String()
-	return s.build(ctx, h, source, Job{report: progress})
+	return s.buildAs(ctx, name, source, Job{report: progress})
 }
 
 // asFile returns the file that a stream is, and what to call it, or nil if it is none.

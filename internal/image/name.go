@@ -33,6 +33,15 @@ func ParseName(name string) (string, error) {
 	return nameOf(ref)
 }
 
+// checkFree refuses the one name whose meaning is given: Default, which only the host's own
+// distribution can have. It fails with ErrInvalidName.
+func checkFree(name string) error {
+	if name == Default {
+		return fmt.Errorf("%w: %q is of the host's own distribution; choose another name", ErrInvalidName, name)
+	}
+	return nil
+}
+
 // nameOf is what an image from there is called.
 func nameOf(ref oci.Reference) (string, error) {
 	name := ref.Familiar()

@@ -15,11 +15,11 @@ var ErrOrigin = errors.New("cannot make an image of this")
 // origin returns what an image of that name is to be made from, with the kernel that it has unless
 // another one is chosen.
 func (s *Store) origin(name string, opts BuildOptions) (*imported, error) {
-	switch {
-	case len(opts.Packages) > 0:
+	if len(opts.Packages) > 0 {
 		return nil, fmt.Errorf("%w: packages are installed only in images of the host's own distribution", ErrOrigin)
-	case name == Default:
-		return nil, fmt.Errorf("%w: %q is of the host's own distribution; choose another name", ErrInvalidName, name)
+	}
+	if err := checkFree(name); err != nil {
+		return nil, err
 	}
 	r, err := parseRequest(opts.From)
 	if err != nil {
