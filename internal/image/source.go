@@ -32,24 +32,22 @@ type Job struct {
 	// lock is the lock under which the build runs. Child processes inherit it, so that
 	// nobody takes a build for dead while one of its processes still writes.
 	lock *os.File
-	done int
-	last string
 	now  Progress
 }
 
 // Stage tells that a stage begins. total is how many there are in the whole build.
 func (j *Job) Stage(name string, total int) {
-	if j.last != "" {
-		j.done++
+	done := j.now.Done
+	if j.now.Stage != "" {
+		done++
 	}
-	j.last = name
-	j.Log.Debug("build image", "stage", name, "done", j.done, "total", total)
-	j.now = Progress{Stage: name, Done: j.done, Total: total}
+	j.Log.Debug("build image", "stage", name, "done", done, "total", total)
+	j.now = Progress{Stage: name, Done: done, Total: total}
 	j.report(j.now)
 }
 
 // restart tells that the stages begin again.
-func (j *Job) restart() { j.done, j.last = 0, "" }
+func (j *Job) restart() { j.now = Progress{} }
 
 // reportInterval is how often at most bytes are reported.
 const reportInterval = 100 * time.Millisecond
