@@ -20,8 +20,8 @@ type BuildOptions struct {
 	// registry, "oci:PATH" or "oci:PATH:TAG", an OCI image layout, "oci-archive:FILE" or
 	// "oci-archive:FILE:TAG", the same in an archive, or "docker-archive:FILE" or
 	// "docker-archive:FILE:NAME:TAG", what docker save writes. A bare name is that of an image which is
-	// here, if there is one. "disk:FILE" is a filesystem or a disk. The kernel is that of the image
-	// "debian" or, if there is none, one of the host's own package sources.
+	// here, if there is one. The kernel is that of the image "debian" or, if there is none, one of the
+	// host's own package sources.
 	From string
 	// Kernel is the kernel of the image, in place of the usual one of the distribution: a file, whose
 	// path has a slash in it, as a bzImage or an ELF program; or a package that has one, such as

@@ -19,47 +19,53 @@ type Config = oci.Config
 // registryBlobs is where a store keeps what came from registries.
 const registryBlobs = ".blobs"
 
+// blobs opens what came from registries.
+func (s *Store) blobs() (*blob.Store, error) { return blob.Open(filepath.Join(s.dir, registryBlobs)) }
+
+// registryOptions say how registries are spoken to.
+func (s *Store) registryOptions() (oci.Options, error) {
+	registries, err := oci.HostRegistries()
+	return oci.Options{Registries: registries, Insecure: s.insecure, Log: s.log}, err
+}
+
 // container gets a container image.
 type container struct {
-	from  oci.Reference
-	opts  oci.Options // with the cache that its layers get into
-	cache *blob.Store
+	from oci.Reference
+	opts oci.Options // with the cache that its layers get into
 }
 
 // newContainer prepares to get a container image. What is from a registry is kept in the store,
 // for the next image that has some of it; what is on this host in scratch, a directory for the
 // time being.
-func (s *Store) newContainer(from oci.Reference, scratch string) (container, error) {
-	dir := filepath.Join(s.dir, registryBlobs)
+func (s *Store) newContainer(from oci.Reference, scratch string) (c container, err error) {
+	c = container{from: from, opts: oci.Options{Log: s.log}}
 	if from.Kind != oci.Registry {
-		dir = filepath.Join(scratch, "blobs")
+		c.opts.Cache, err = blob.Open(filepath.Join(scratch, "blobs"))
+		return c, err
 	}
-	cache, err := blob.Open(dir)
-	if err != nil {
-		return container{}, err
+	if c.opts, err = s.registryOptions(); err != nil {
+		return c, err
 	}
-	c := container{from: from, cache: cache, opts: oci.Options{Cache: cache, Insecure: s.opts.Insecure, Log: s.log}}
-	if from.Kind == oci.Registry {
-		c.opts.Registries, err = oci.HostRegistries()
-	}
+	c.opts.Cache, err = s.blobs()
 	return c, err
 }
 
 // read gets the image and reads what it has in it. The layers must not be removed from the cache
 // until the tree is written: the caller owes a release, also if it fails.
-func (c *container) read(ctx context.Context, job *Job) (tree *rootfs.Tree, img *oci.Image, release func() error, err error) {
-	hold, err := c.cache.Hold(ctx)
+func (c *container) read(ctx context.Context, job *Job) (tree *rootfs.Tree, img *oci.Image, release func(), err error) {
+	hold, err := c.opts.Cache.Hold(ctx)
 	if err != nil {
-		return nil, nil, func() error { return nil }, err
+		return nil, nil, func() {}, err
 	}
+	release = func() { _ = hold.Close() } // nothing was written to it
 	for mended := false; ; mended = true {
 		if tree, img, err = c.readOnce(ctx, job); err == nil || mended || !isContents(err) {
-			return tree, img, hold.Close, err
+			return tree, img, release, err
 		}
 		// It may be that the cache was damaged since that was fetched.
 		damaged, verr := c.verify(ctx, img)
 		if verr != nil || !damaged {
-			return tree, img, hold.Close, errors.Join(err, verr)
+			return tree, img, release, errors.Join(err, verr)
 		}
 		job.Log.Warn("what was kept of a container image is damaged, fetch it anew", "error", err)
 		job.restart()
@@ -106,7 +112,7 @@ func (c *container) verify(ctx context.Context, img *oci.Image) (damaged bool, e
 		return false, nil
 	}
 	for _, l := range img.Layers {
-		switch err := c.cache.Verify(ctx, blob.Digest(l.Digest)); {
+		switch err := c.opts.Cache.Verify(ctx, blob.Digest(l.Digest)); {
 		case errors.Is(err, blob.ErrDamaged):
 			damaged = true
 		case err != nil:

@@ -152,7 +152,7 @@ func (i *imported) readContainer(ctx context.Context, job *Job, c *contents) err
 		return err
 	}
 	tree, img, release, err := source.read(ctx, job)
-	c.release = func() { _ = release() } // nothing was written to it
+	c.release = release
 	if err != nil {
 		return err
 	}
@@ -218,10 +218,11 @@ func (i *imported) blame(err error) error {
 
 // describe is what the root filesystem says that it is, or else what its file is called.
 func (i *imported) describe(ctx context.Context, tree *rootfs.Tree) string {
+	called := filepath.Base(cmp.Or(i.said, i.from.Path))
 	if i.from.Kind == oci.Registry {
-		return cmp.Or(systemOf(ctx, tree), i.from.Familiar())
+		called = i.from.Familiar()
 	}
-	return cmp.Or(systemOf(ctx, tree), filepath.Base(cmp.Or(i.said, i.from.Path)))
+	return cmp.Or(systemOf(ctx, tree), called)
 }
 
 // systemOf is what a root filesystem says that it is, empty if it does not.

@@ -25,9 +25,9 @@ type Leftover struct {
 const initrdInUse = 10 * time.Minute
 
 // Clean removes what no image needs: initial filesystems that are not made from one of the
-// images and this guest program, what killed builds left, and what was fetched from registries. The images that are gone, or
-// as good as gone, are doomed. With dryRun it only tells. Of what cannot be removed it tells
-// in the error.
+// images and this guest program, what killed builds left, and what was fetched from registries.
+// The images that are gone, or as good as gone, are doomed. With dryRun it only tells. Of what
+// cannot be removed it tells in the error.
 func (s *Store) Clean(ctx context.Context, guest *io.SectionReader, doomed []Version, dryRun bool) ([]Leftover, error) {
 	remains, err := s.cleanBuilds(ctx, dryRun)
 	initrds, err2 := s.cleanInitrds(ctx, guest, doomed, dryRun)
@@ -37,11 +37,10 @@ func (s *Store) Clean(ctx context.Context, guest *io.SectionReader, doomed []Ver
 
 // cleanBlobs removes what was fetched from registries, unless somebody is at it.
 func (s *Store) cleanBlobs(ctx context.Context, dryRun bool) ([]Leftover, error) {
-	dir := filepath.Join(s.dir, registryBlobs)
-	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(s.dir, registryBlobs)); errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
-	cache, err := blob.Open(dir)
+	cache, err := s.blobs()
 	if err != nil {
 		return nil, err
 	}

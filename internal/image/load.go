@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/smolvm/smolvm/internal/oci"
-	"github.com/smolvm/smolvm/internal/oci/blob"
 )
 
 // stdin is what an archive is called that came in a stream.
@@ -50,7 +49,7 @@ func (s *Store) Load(ctx context.Context, r io.Reader, progress func(Progress)) 
 }
 
 func (s *Store) listArchive(ctx context.Context, path string) ([]oci.Reference, error) {
-	cache, err := blob.Open(filepath.Join(s.dir, registryBlobs))
+	cache, err := s.blobs()
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +94,7 @@ func asFile(r io.Reader) (file *os.File, said string, err error) {
 // spool copies a stream to a file without a name. If ctx ends, that goes on until the stream has
 // something, or ends.
 func (s *Store) spool(ctx context.Context, r io.Reader) (*os.File, error) {
-	cache, err := blob.Open(filepath.Join(s.dir, registryBlobs))
+	cache, err := s.blobs()
 	if err != nil {
 		return nil, err
 	}

@@ -111,7 +111,7 @@ func TestRemoveNotShared(t *testing.T) {
 	other, _ := fakeStore(t, nil)
 	img := build(t, other, fakeName)
 	s, _ := fakeStore(t, nil)
-	s.opts.Shared = []string{other.dir}
+	s.shared = []string{other.dir}
 	if err := s.Remove(t.Context(), fakeName, chooseAll); !errors.Is(err, ErrNotFound) {
 		t.Errorf("got %v", err)
 	}

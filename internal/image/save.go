@@ -8,13 +8,11 @@ import (
 	"io"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/smolvm/smolvm/internal/image/rootfs"
 	"github.com/smolvm/smolvm/internal/oci"
-	"github.com/smolvm/smolvm/internal/oci/blob"
 )
 
 // SaveFormat is what an image is saved as.
@@ -84,8 +82,8 @@ func (s *Store) Push(ctx context.Context, name, to string, progress func(Progres
 			return "", fmt.Errorf("%w: %w", ErrOrigin, err)
 		}
 	}
-	opts := oci.Options{Insecure: s.opts.Insecure, Log: s.log}
-	if opts.Registries, err = oci.HostRegistries(); err != nil {
+	opts, err := s.registryOptions()
+	if err != nil {
 		return "", err
 	}
 	p, err := s.pack(ctx, name, progress)
@@ -157,7 +155,7 @@ func (s *Store) packImage(ctx context.Context, img *Image, report func(Progress)
 	if err := removeModules(tree, img.KernelVersion); err != nil {
 		return nil, err
 	}
-	cache, err := blob.Open(filepath.Join(s.dir, registryBlobs))
+	cache, err := s.blobs()
 	if err != nil {
 		return nil, err
 	}

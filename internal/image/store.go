@@ -28,10 +28,11 @@ const (
 // Store is a directory of images. Its methods may be called concurrently, by several
 // processes too.
 type Store struct {
-	opts   Options
-	dir    string
-	log    *slog.Logger
-	source Source // of images that are made of packages
+	dir      string
+	shared   []string
+	log      *slog.Logger
+	insecure bool
+	source   Source // of images that are made of packages
 	// kernelPackage is the package of the usual kernel, or empty.
 	kernelPackage func() string
 }
@@ -47,7 +48,10 @@ type Options struct {
 
 // NewStore returns a store.
 func NewStore(opts Options) *Store {
-	return &Store{opts: opts, dir: opts.Dir, log: opts.Log, source: newDebian(), kernelPackage: hostKernelPackage}
+	return &Store{
+		dir: opts.Dir, shared: opts.Shared, log: opts.Log, insecure: opts.Insecure,
+		source: newDebian(), kernelPackage: hostKernelPackage,
+	}
 }
 
 // Get returns the image of that name: the store's own, or else a shared one. Its
@@ -72,7 +76,7 @@ func (s *Store) Get(name string) (*Image, error) {
 
 // dirs are the directories to search, in order: the store's own, then the shared ones.
 func (s *Store) dirs() []string {
-	dirs := append([]string{s.dir}, s.opts.Shared...)
+	dirs := append([]string{s.dir}, s.shared...)
 	for i, dir := range dirs {
 		if abs, err := filepath.Abs(dir); err == nil {
 			dirs[i] = abs

@@ -125,7 +125,7 @@ func TestShared(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, builds := fakeStore(t, nil)
-	s.opts.Shared = []string{filepath.Join(t.TempDir(), "absent"), other.dir}
+	s.shared = []string{filepath.Join(t.TempDir(), "absent"), other.dir}
 	img, err := s.Ensure(t.Context(), fakeName, PullMissing, nil)
 	if err != nil {
 		t.Fatal(err)
