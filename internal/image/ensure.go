@@ -106,20 +106,27 @@ func (s *Store) Acquire(ctx context.Context, what string, policy PullPolicy, pro
 		if err != nil {
 			return nil, nil, err
 		}
-		keep, err := s.lockUse(ctx, shared)
-		if err != nil {
-			return nil, nil, err
-		}
 		// It may have been removed in between.
-		img, err := s.Find(made.Name, made.ID)
-		if err == nil {
-			return img, func() { _ = keep.Close() }, nil
-		}
-		_ = keep.Close() // nothing was written to it
+		img, release, err = s.keep(ctx, made.Name, made.ID)
 		if !errors.Is(err, ErrNotFound) {
-			return nil, nil, err
+			return img, release, err
 		}
 	}
+}
+
+// keep returns the image with that ID and keeps all from being removed before the release, as
+// Acquire does. It fails with ErrNotFound if it is gone.
+func (s *Store) keep(ctx context.Context, name, id string) (img *Image, release func(), err error) {
+	lock, err := s.lockUse(ctx, shared)
+	if err != nil {
+		return nil, nil, err
+	}
+	release = func() { _ = lock.Close() } // nothing was written to it
+	if img, err = s.Find(name, id); err != nil {
+		release()
+		return nil, nil, err
+	}
+	return img, release, nil
 }
 
 // lockUse takes the lock on the use of the store's images: shared by who begins to use one,

@@ -38,8 +38,10 @@ cd "$1/` + kernelDebs + `"
 // and kernelDownload gets it into the working directory. Ubuntu has the modules in one of their own.
 const (
 	kernelName = `set -eu
-image=$(apt-cache depends "$SMOLVM_KERNEL" | sed -n 's/^ *|\{0,1\}Depends: \(linux-image-[0-9][^ ]*\)$/\1/p' | head -n 1)
-case "$SMOLVM_KERNEL" in linux-image-[0-9]*) image="$SMOLVM_KERNEL" ;; esac
+case "$SMOLVM_KERNEL" in
+linux-image-[0-9]*) image="$SMOLVM_KERNEL" ;;
+*) image=$(apt-cache depends "$SMOLVM_KERNEL" | sed -n 's/^ *|\{0,1\}Depends: \(linux-image-[0-9][^ ]*\)$/\1/p' | head -n 1) ;;
+esac
 test -n "$image" || { echo "package $SMOLVM_KERNEL names no kernel" >&2; exit 1; }
 `
 	kernelDownload = `modules="linux-modules-${image#linux-image-}"

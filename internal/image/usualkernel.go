@@ -25,8 +25,8 @@ func (k *usualKernel) tools() []tool { return []tool{{"debugfs", "e2fsprogs"}} }
 func (k *usualKernel) install(ctx context.Context, job *Job, tools map[string]string, tree *rootfs.Tree) (installed, error) {
 	have, err := k.store.Get(Default)
 	if err != nil {
-		choice := kernelChoice{Package: k.store.kernelPackage()}
-		have = k.ofPackage(ctx, job, choice)
+		choice := k.choose(ctx, job)
+		have = k.ofPackage(choice.Package)
 		if own, err := findTools(choice.tools()...); have == nil && choice.Package != "" && err == nil {
 			got, err := choice.install(ctx, job, own, tree)
 			if err == nil || ctx.Err() != nil {
@@ -38,11 +38,7 @@ func (k *usualKernel) install(ctx context.Context, job *Job, tools map[string]st
 			}
 		}
 	}
-	name, id := Default, ""
-	if have != nil {
-		name, id = have.Name, have.ID
-	}
-	img, release, err := k.acquire(ctx, name, id, job.report)
+	img, release, err := k.acquire(ctx, have, job.report)
 	if err != nil {
 		return installed{}, fmt.Errorf("get a kernel: %w", err)
 	}
@@ -50,38 +46,35 @@ func (k *usualKernel) install(ctx context.Context, job *Job, tools map[string]st
 	return installOf(ctx, job, tools["debugfs"], img, tree)
 }
 
-// acquire returns an image, which is not removed before the release. Default is built if there is
-// none, and any other is looked for by its ID.
-func (k *usualKernel) acquire(ctx context.Context, name, id string, progress func(Progress)) (*Image, func(), error) {
-	if name == Default {
+// acquire returns the image, or Default if there is none, and keeps it from being removed before
+// the release.
+func (k *usualKernel) acquire(ctx context.Context, have *Image, progress func(Progress)) (*Image, func(), error) {
+	if have == nil || have.Name == Default {
 		return k.store.Acquire(ctx, Default, PullMissing, progress)
 	}
-	keep, err := k.store.lockUse(ctx, shared)
-	if err != nil {
-		return nil, nil, err
-	}
-	img, err := k.store.Find(name, id)
-	if err != nil {
-		_ = keep.Close() // nothing was written to it
-		return nil, nil, err
-	}
-	return img, func() { _ = keep.Close() }, nil
+	return k.store.keep(ctx, have.Name, have.ID)
 }
 
-// ofPackage returns an image that has the kernel which would be downloaded, or nil.
-func (k *usualKernel) ofPackage(ctx context.Context, job *Job, choice kernelChoice) *Image {
+// choose returns the kernel that is to be downloaded, by the name of the very package that has it
+// if that can be told.
+func (k *usualKernel) choose(ctx context.Context, job *Job) kernelChoice {
+	choice := kernelChoice{Package: k.store.kernelPackage()}
 	if choice.Package == "" {
-		return nil
+		return choice
 	}
-	wanted, err := choice.resolve(ctx, job)
-	if err != nil {
-		return nil
+	if name, err := choice.resolve(ctx, job); err == nil {
+		choice.Package = name
 	}
+	return choice
+}
+
+// ofPackage returns an image that has the kernel of the package, or nil.
+func (k *usualKernel) ofPackage(name string) *Image {
 	all, err := k.store.List()
-	if err != nil {
+	if err != nil || name == "" {
 		return nil
 	}
-	at := slices.IndexFunc(all, func(v Version) bool { return v.Err == nil && v.KernelPackage == wanted })
+	at := slices.IndexFunc(all, func(v Version) bool { return v.Err == nil && v.KernelPackage == name })
 	if at < 0 {
 		return nil
 	}
