@@ -2,7 +2,6 @@ package image
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/smolvm/smolvm/internal/oci"
 )
 
 // ErrChange is wrapped by errors about a change of what an image says of itself that cannot be
@@ -156,30 +157,14 @@ func parseLabel(text string) (func(*Config), error) {
 }
 
 func parseExpose(text string) (func(*Config), error) {
-	var ports []string
-	for word := range strings.FieldsSeq(text) {
-		number, protocol, found := strings.Cut(strings.ToLower(word), "/")
-		if !found {
-			protocol = "tcp"
-		}
-		n, err := strconv.ParseUint(number, 10, 16)
-		if err != nil || n == 0 || protocol != "tcp" && protocol != "udp" {
+	words := strings.Fields(text)
+	for _, word := range words {
+		ports, _ := oci.ExposedPorts([]string{word})
+		if len(ports) == 0 || strings.HasSuffix(ports[0], "/sctp") { // which nothing here forwards
 			return nil, fmt.Errorf("%.100q is no port, as in 80, 80/tcp or 53/udp", word)
 		}
-		ports = append(ports, fmt.Sprintf("%d/%s", n, protocol))
 	}
-	return func(c *Config) {
-		c.ExposedPorts = append(c.ExposedPorts, ports...)
-		number := func(port string) int {
-			text, _, _ := strings.Cut(port, "/")
-			n, _ := strconv.Atoi(text) // they all are
-			return n
-		}
-		slices.SortFunc(c.ExposedPorts, func(a, b string) int {
-			return cmp.Or(cmp.Compare(number(a), number(b)), strings.Compare(a, b))
-		})
-		c.ExposedPorts = slices.Compact(c.ExposedPorts)
-	}, nil
+	return func(c *Config) { c.ExposedPorts, _ = oci.ExposedPorts(append(c.ExposedPorts, words...)) }, nil
 }
 
 func parseStopSignal(text string) (func(*Config), error) {

@@ -6,8 +6,6 @@ import (
 	"maps"
 	"path"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/oci/blob"
@@ -50,8 +48,10 @@ func parseConfig(data []byte, layers int) (configFile, error) {
 	return c, nil
 }
 
-// public is the part of it that others need.
+// public is the part of it that others need. What is no port is passed over: nothing depends on
+// ports but hints.
 func (c configFile) public() Config {
+	ports, _ := ExposedPorts(slices.Collect(maps.Keys(c.Config.ExposedPorts)))
 	dir := c.Config.WorkingDir
 	if dir != "" {
 		dir = path.Join("/", dir)
@@ -62,43 +62,10 @@ func (c configFile) public() Config {
 		Env:          c.Config.Env,
 		WorkingDir:   dir,
 		User:         c.Config.User,
-		ExposedPorts: exposedPorts(c.Config.ExposedPorts),
+		ExposedPorts: ports,
 		StopSignal:   c.Config.StopSignal,
 		Labels:       c.Config.Labels,
 		Volumes:      slices.Sorted(maps.Keys(c.Config.Volumes)),
 		Created:      c.Created,
 	}
-}
-
-// exposedPorts returns "NUMBER/PROTOCOL" for each, sorted. It passes over what is no port: nothing
-// depends on it but hints.
-func exposedPorts(set map[string]struct{}) []string {
-	type port struct {
-		number   uint64
-		protocol string
-	}
-	var ports []port
-	for text := range set {
-		number, protocol, found := strings.Cut(text, "/")
-		if !found {
-			protocol = "tcp"
-		}
-		protocol = strings.ToLower(protocol)
-		n, err := strconv.ParseUint(number, 10, 16)
-		if err != nil || n == 0 || protocol != "tcp" && protocol != "udp" && protocol != "sctp" {
-			continue
-		}
-		ports = append(ports, port{n, protocol})
-	}
-	slices.SortFunc(ports, func(a, b port) int {
-		if a.number != b.number {
-			return int(a.number) - int(b.number)
-		}
-		return strings.Compare(a.protocol, b.protocol)
-	})
-	var texts []string
-	for _, p := range slices.Compact(ports) {
-		texts = append(texts, fmt.Sprintf("%d/%s", p.number, p.protocol))
-	}
-	return texts
 }
