@@ -24,6 +24,12 @@ func (r Reference) Familiar() string {
 	return shortName(r.Host, r.Name) + r.suffix()
 }
 
+// withinHost is Familiar without the host, for where that stands beside it.
+func (r Reference) withinHost() string {
+	r.Host = dockerHub
+	return r.Familiar()
+}
+
 // shortName leaves out what a name means anyway.
 func shortName(host, name string) string {
 	if host != dockerHub {

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"io"
 	"sync"
 	"time"
 )
@@ -54,4 +55,20 @@ func (l *layerTeller) report(state State, done int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.tell(l.last)
+}
+
+// told is a reader that tells how much was read.
+type told struct {
+	io.Reader
+	done int64
+	tell func(int64)
+}
+
+// Read is io.Reader's.
+func (t *told) Read(p []byte) (int, error) {
+	n, err := t.Reader.Read(p)
+	if t.done += int64(n); t.tell != nil && n > 0 {
+		t.tell(t.done)
+	}
+	return n, err
 }

@@ -21,16 +21,16 @@ func Push(ctx context.Context, p *Package, ref Reference, opts Options) (digest 
 		return "", fmt.Errorf("%w: images are pushed to docker://HOST/NAME:TAG, not to %s", ErrReference, ref)
 	}
 	opts = opts.withPatience()
-	endpoints := opts.Registries.endpoints(ref, opts.Insecure)
-	if len(endpoints) == 0 {
-		return "", fmt.Errorf("%w: images of %s/%s are blocked on this host", ErrAccess, ref.Host, ref.Name)
+	endpoints, err := opts.endpoints(ref)
+	if err != nil {
+		return "", err
 	}
 	c, err := connect(ctx, endpoints[len(endpoints)-1], transport.PushScope, opts) // the last is no mirror
 	if err != nil {
 		return "", err
 	}
 	defer c.close()
-	u := &pusher{connection: c, opts: opts, image: (&registry{ref: ref}).image()}
+	u := &pusher{connection: c, opts: opts, image: ref.withinHost()}
 	return p.Digest(), u.push(ctx, p, ref.Tag)
 }
 
@@ -160,7 +160,7 @@ func (u *pusher) do(req *http.Request, expected ...int) (*http.Response, error) 
 	}
 	if err := transport.CheckError(resp, expected...); err != nil {
 		_ = resp.Body.Close() // what it says is read
-		broken := req.Context().Value(single{}) != nil && isPassing(resp.StatusCode)
+		broken := req.Context().Value(single{}) != nil && isPassingStatus(resp.StatusCode)
 		if err = u.explain(u.image, err); broken {
 			err = fmt.Errorf("%w: %w", errBroken, err)
 		}

@@ -28,18 +28,21 @@ type registry struct {
 }
 
 func newRegistry(ref Reference, opts Options) (*registry, error) {
-	endpoints := opts.Registries.endpoints(ref, opts.Insecure)
-	if len(endpoints) == 0 {
-		return nil, fmt.Errorf("%w: images of %s/%s are blocked on this host", ErrAccess, ref.Host, ref.Name)
+	endpoints, err := opts.endpoints(ref)
+	if err != nil {
+		return nil, err
 	}
 	return &registry{ref: ref, opts: opts, endpoints: endpoints, connections: make([]*connection, len(endpoints))}, nil
 }
 
-// image is the name to be shown to people.
-func (r *registry) image() string {
-	ref := r.ref
-	ref.Host = dockerHub // so that the host is left out, which stands elsewhere
-	return ref.Familiar()
+// endpoints are where an image is to be asked for, in order. It fails with ErrAccess if that is
+// nowhere.
+func (o Options) endpoints(ref Reference) ([]endpoint, error) {
+	endpoints := o.Registries.endpoints(ref, o.Insecure)
+	if len(endpoints) == 0 {
+		return nil, fmt.Errorf("%w: images of %s/%s are blocked on this host", ErrAccess, ref.Host, ref.Name)
+	}
+	return endpoints, nil
 }
 
 func (r *registry) reference() Reference { return r.ref }
@@ -113,7 +116,7 @@ func (r *registry) root(ctx context.Context) (desc descriptor, data []byte, err 
 }
 
 func (r *registry) fetchRoot(ctx context.Context, c *connection, identifier string) (descriptor, []byte, error) {
-	resp, err := c.get(ctx, r.image(), "/manifests/"+identifier, 0)
+	resp, err := c.get(ctx, r.ref.withinHost(), "/manifests/"+identifier, 0)
 	if err != nil {
 		return descriptor{}, nil, err
 	}
@@ -166,7 +169,7 @@ func (r *registry) open(ctx context.Context, d descriptor, offset int64) (body i
 }
 
 func (r *registry) openAt(ctx context.Context, c *connection, path string, size, offset int64) (io.ReadCloser, int64, error) {
-	resp, err := c.get(ctx, r.image(), path, offset)
+	resp, err := c.get(ctx, r.ref.withinHost(), path, offset)
 	if err != nil {
 		return nil, 0, err
 	}

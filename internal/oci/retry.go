@@ -133,9 +133,9 @@ func (p *patient) again(ctx context.Context, resp *http.Response, err error, fai
 		// Who gets no answer at all to the first question is told soon: the name may be wrong.
 		const mostGreetings = 2
 		first := ctx.Value(greeting{}) != nil
-		return p.patience.wait(failures), passing(err) && (!first || failures < mostGreetings)
+		return p.patience.wait(failures), isPassingError(err) && (!first || failures < mostGreetings)
 	}
-	if !isPassing(resp.StatusCode) {
+	if !isPassingStatus(resp.StatusCode) {
 		return 0, false
 	}
 	if wait, given := retryAfter(resp.Header.Get("Retry-After"), time.Now()); given {
@@ -144,8 +144,8 @@ func (p *patient) again(ctx context.Context, resp *http.Response, err error, fai
 	return p.patience.wait(failures), true
 }
 
-// isPassing tells whether an answer may be another one next time.
-func isPassing(status int) bool {
+// isPassingStatus tells whether an answer may be another one next time.
+func isPassingStatus(status int) bool {
 	switch status {
 	case http.StatusTooManyRequests, http.StatusRequestTimeout, http.StatusInternalServerError,
 		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
@@ -154,8 +154,8 @@ func isPassing(status int) bool {
 	return false
 }
 
-// passing tells whether what prevented an answer may be another time.
-func passing(err error) bool {
+// isPassingError tells whether what prevented an answer may be another time.
+func isPassingError(err error) bool {
 	var dns *net.DNSError
 	var certificate *tls.CertificateVerificationError
 	var record tls.RecordHeaderError

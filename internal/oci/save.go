@@ -88,22 +88,6 @@ func (p *Package) parts(kind Kind, ref Reference) ([]part, error) {
 	}, err
 }
 
-// told is a reader that tells how much was read.
-type told struct {
-	io.Reader
-	done int64
-	tell func(int64)
-}
-
-// Read is io.Reader's.
-func (t *told) Read(p []byte) (int, error) {
-	n, err := t.Reader.Read(p)
-	if t.done += int64(n); t.tell != nil && n > 0 {
-		t.tell(t.done)
-	}
-	return n, err
-}
-
 // ListArchive returns references to the images in an archive, an OCI layout or what docker save
 // wrote, which its contents tell. Each is listed with each of its names; one that is alone may
 // have none. It fails with ErrInvalid, ErrTooLarge or ErrNotFound if there is none.
