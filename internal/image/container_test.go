@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
+	"github.com/smolvm/smolvm/internal/diskusage"
 	"github.com/smolvm/smolvm/internal/oci"
 	"github.com/smolvm/smolvm/internal/oci/registrytest"
 )
@@ -249,7 +250,7 @@ func TestPullAtOnce(t *testing.T) {
 		}
 	}
 	usage, err := versions[0].Usage()
-	both, err2 := MeasureUsage(versions[0].Dir, versions[1].Dir)
+	both, err2 := diskusage.Measure(versions[0].Dir, versions[1].Dir)
 	if err := errors.Join(err, err2); err != nil || usage.Shared == 0 || both.Shared != 0 {
 		t.Errorf("one has %+v, both have %+v, %v", usage, both, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/diskusage"
 	"github.com/smolvm/smolvm/internal/oci"
 )
 
@@ -79,4 +80,13 @@ func (p Progress) String() string {
 		text += fmt.Sprintf(" %d%%", 100*min(p.Bytes, p.AllBytes)/p.AllBytes)
 	}
 	return text
+}
+
+// Usage returns what the image occupies. Images that are made with the same kernel share it.
+func (img *Image) Usage() (diskusage.Usage, error) {
+	u, err := diskusage.Measure(img.Dir)
+	if err != nil {
+		return diskusage.Usage{}, fmt.Errorf("measure image %q: %w", img.Name, err)
+	}
+	return u, nil
 }

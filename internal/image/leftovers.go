@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/diskusage"
 	"github.com/smolvm/smolvm/internal/oci/blob"
 )
 
@@ -104,7 +105,7 @@ func (s *Store) cleanHome(ctx context.Context, name string, dryRun bool) ([]Left
 			continue
 		}
 		path := filepath.Join(dir, e.Name())
-		size, err := DiskUsage(path)
+		size, err := diskusage.Of(path)
 		if err == nil && !dryRun {
 			err = removeBuild(ctx, path)
 		}
@@ -153,7 +154,7 @@ func (s *Store) cleanInitrds(ctx context.Context, guest *io.SectionReader, doome
 	)
 	for _, name := range names {
 		path := filepath.Join(dir, name)
-		size, err := DiskUsage(path)
+		size, err := diskusage.Of(path)
 		if err == nil && !dryRun {
 			err = os.Remove(path)
 		}

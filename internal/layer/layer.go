@@ -18,7 +18,7 @@ import (
 	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 
-	"github.com/smolvm/smolvm/internal/image"
+	"github.com/smolvm/smolvm/internal/diskusage"
 	"github.com/smolvm/smolvm/internal/qcow2"
 )
 
@@ -116,7 +116,7 @@ func (s *Store) clean(disks func() ([]string, error), dryRun bool) ([]Removed, e
 		if used[path] {
 			continue
 		}
-		size, err := image.DiskUsage(path)
+		size, err := diskusage.Of(path)
 		if err == nil && !dryRun {
 			err = os.Remove(path)
 		}

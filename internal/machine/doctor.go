@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/smolvm/smolvm/internal/diskusage"
 	"github.com/smolvm/smolvm/internal/guestbin"
 	"github.com/smolvm/smolvm/internal/image"
 	"github.com/smolvm/smolvm/internal/network"
@@ -75,11 +76,10 @@ func (h *Host) checkDataDir() Check {
 	if err := unix.Access(root, unix.W_OK); err != nil {
 		return Check{name, VerdictBroken, fmt.Sprintf("%s: %v", root, err), "choose another with SMOLVM_DATA_DIR or --data-dir"}
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(root, &fs); err != nil {
+	free, err := diskusage.Free(root)
+	if err != nil {
 		return Check{name, VerdictBroken, fmt.Sprintf("%s: %v", root, err), ""}
 	}
-	free := int64(fs.Bavail) * fs.Bsize
 	detail := fmt.Sprintf("%s, %.1f GB free", root, float64(free)/1e9)
 	if free < lowSpace {
 		return Check{name, VerdictWarning, detail, "free some space, or choose another directory with SMOLVM_DATA_DIR or --data-dir"}

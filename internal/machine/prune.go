@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/smolvm/smolvm/internal/diskusage"
 	"github.com/smolvm/smolvm/internal/guestbin"
 	"github.com/smolvm/smolvm/internal/image"
 	"github.com/smolvm/smolvm/internal/store"
@@ -79,7 +80,7 @@ func (h *Host) pruneVMs(ctx context.Context, dryRun bool) ([]Pruned, error) {
 		if e.Err != nil || e.Owned || e.Alive || e.Saved != "" {
 			continue
 		}
-		size, err := image.DiskUsage(e.Dir)
+		size, err := diskusage.Of(e.Dir)
 		if err == nil && !dryRun {
 			err = h.pruneVM(ctx, e.Name)
 		}
@@ -205,7 +206,7 @@ func freedBy(images []image.Version) (int64, error) {
 	for _, v := range images {
 		dirs = append(dirs, v.Dir)
 	}
-	usage, err := image.MeasureUsage(dirs...)
+	usage, err := diskusage.Measure(dirs...)
 	return usage.Bytes - usage.Shared, err
 }
 

@@ -12,7 +12,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/smolvm/smolvm/internal/image"
+	"github.com/smolvm/smolvm/internal/diskusage"
 	"github.com/smolvm/smolvm/internal/saved"
 	"github.com/smolvm/smolvm/internal/store"
 )
@@ -40,7 +40,7 @@ func snapshotOf(s store.Snapshot) Snapshot {
 	if s.Err != nil {
 		return Snapshot{Name: s.Name, Dir: s.Dir, Err: s.Err}
 	}
-	size, _ := image.DiskUsage(s.Dir)
+	size, _ := diskusage.Of(s.Dir)
 	return Snapshot{
 		Name: s.Name, VM: s.VM, Created: s.Created, Running: s.Running, Image: s.Image, MemoryMiB: s.MemoryMiB,
 		CPUs: s.CPUs, DiskSize: s.DiskSize, Size: size, Dir: s.Dir,

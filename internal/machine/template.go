@@ -13,8 +13,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/smolvm/smolvm/internal/diskusage"
 	"github.com/smolvm/smolvm/internal/guestapi"
 	"github.com/smolvm/smolvm/internal/guestlink"
 	"github.com/smolvm/smolvm/internal/image"
@@ -187,11 +186,11 @@ func putToRest(ctx context.Context, link *guestlink.Link) error {
 
 // enoughSpace tells whether size bytes can be written to dir without leaving others none.
 func enoughSpace(dir string, size int64) error {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
-		return fmt.Errorf("find out how much space is left: %w", err)
+	free, err := diskusage.Free(dir)
+	if err != nil {
+		return err
 	}
-	if free := int64(fs.Bavail) * fs.Bsize; free < size+spareSpace {
+	if free < size+spareSpace {
 		return fmt.Errorf("%w: %d MiB, not %d", errNoSpace, free>>20, (size+spareSpace)>>20)
 	}
 	return nil

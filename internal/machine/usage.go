@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/smolvm/smolvm/internal/image"
+	"github.com/smolvm/smolvm/internal/diskusage"
 )
 
 // Usage is what a running VM has used of the host.
@@ -34,7 +34,7 @@ func (v *VM) usage(r *run, disk string) Usage {
 		// What the host's end sends, the guest receives.
 		u.Received, u.Sent = counter(name, "tx_bytes"), counter(name, "rx_bytes")
 	}
-	u.Disk, _ = image.DiskUsage(disk)
+	u.Disk, _ = diskusage.Of(disk)
 	return u
 }
 

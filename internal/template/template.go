@@ -19,7 +19,7 @@ import (
 
 	"github.com/gofrs/flock"
 
-	"github.com/smolvm/smolvm/internal/image"
+	"github.com/smolvm/smolvm/internal/diskusage"
 	"github.com/smolvm/smolvm/internal/saved"
 )
 
@@ -190,7 +190,7 @@ func (s *Store) prune(name string, dryRun bool) (*Removed, error) {
 			return nil, err
 		}
 	}
-	size, err := image.DiskUsage(s.path(name))
+	size, err := diskusage.Of(s.path(name))
 	if err == nil && !dryRun {
 		err = s.remove(name)
 	}

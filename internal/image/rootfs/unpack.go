@@ -11,7 +11,7 @@ import (
 	"runtime"
 	"sync"
 
-	"golang.org/x/sys/unix"
+	"github.com/smolvm/smolvm/internal/diskusage"
 )
 
 // Unpack decompresses layers into files in a new directory, several at a time, so that reading them
@@ -24,7 +24,7 @@ func Unpack(ctx context.Context, layers []Layer, dir string, progress func(done 
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("unpack layers: %w", err)
 	}
-	room, err := spaceIn(dir)
+	room, err := diskusage.Free(dir)
 	if err != nil {
 		return nil, fmt.Errorf("unpack layers: %w", err)
 	}
@@ -46,15 +46,6 @@ func Unpack(ctx context.Context, layers []Layer, dir string, progress func(done 
 	}
 	all.Wait()
 	return unpacked, ctx.Err()
-}
-
-// spaceIn is how many bytes may be written to a directory.
-func spaceIn(dir string) (int64, error) {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
-		return 0, fmt.Errorf("find out how much space is left: %w", err)
-	}
-	return int64(fs.Bavail) * fs.Bsize, nil
 }
 
 // unpacker unpacks several layers.

@@ -1,4 +1,5 @@
-package image
+// Package diskusage tells what files occupy on disk, and how much is left there.
+package diskusage
 
 import (
 	"errors"
@@ -6,6 +7,8 @@ import (
 	"io/fs"
 	"path/filepath"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Usage is what something occupies on disk, in bytes.
@@ -16,25 +19,25 @@ type Usage struct {
 	Shared int64
 }
 
-// Usage returns what the image occupies. Images that are made with the same kernel share it.
-func (img *Image) Usage() (Usage, error) {
-	u, err := MeasureUsage(img.Dir)
-	if err != nil {
-		return Usage{}, fmt.Errorf("measure image %q: %w", img.Name, err)
+// Free returns how many bytes may be written to the filesystem of a directory.
+func Free(dir string) (int64, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return 0, fmt.Errorf("find out how much space is left: %w", err)
 	}
-	return u, nil
+	return int64(fs.Bavail) * fs.Bsize, nil
 }
 
-// DiskUsage returns how many bytes a file, or a directory with all that is in it, occupies
-// on disk. What vanishes meanwhile, or does not exist, occupies nothing.
-func DiskUsage(path string) (int64, error) {
-	u, err := MeasureUsage(path)
+// Of returns how many bytes a file, or a directory with all that is in it, occupies. What vanishes
+// meanwhile, or does not exist, occupies nothing.
+func Of(path string) (int64, error) {
+	u, err := Measure(path)
 	return u.Bytes, err
 }
 
-// MeasureUsage returns what files, or directories with all that is in them, occupy together.
+// Measure returns what files, or directories with all that is in them, occupy together.
 // What vanishes meanwhile, or does not exist, occupies nothing.
-func MeasureUsage(paths ...string) (Usage, error) {
+func Measure(paths ...string) (Usage, error) {
 	var u Usage
 	files := map[[2]uint64]*linked{}
 	for _, path := range paths {
