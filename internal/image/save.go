@@ -177,9 +177,9 @@ func (s *Store) packImage(ctx context.Context, img *Image, report func(Progress)
 	if err != nil {
 		return nil, err
 	}
-	about := oci.About{Config: img.Config, Created: img.Created, Comment: cmp.Or(img.Message, img.Description)}
-	about.Config.Env = lastOfEach(img.Env)
-	p.image, err = oci.NewPackage(about, layer)
+	config := img.Config
+	config.Created, config.Env = img.Created, lastOfEach(img.Env)
+	p.image, err = oci.NewPackage(config, cmp.Or(img.Message, img.Description), layer)
 	return p, err
 }
 

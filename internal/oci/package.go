@@ -25,13 +25,6 @@ type Package struct {
 	layer    PackedLayer
 }
 
-// About is what a package says of itself.
-type About struct {
-	Config  Config // its Created does not count
-	Created time.Time
-	Comment string // for people
-}
-
 // PackedLayer is a layer that is compressed, in a file that nobody writes to.
 type PackedLayer struct {
 	file           *os.File
@@ -96,15 +89,15 @@ type packedHistory struct {
 	Comment   string    `json:"comment,omitempty"`
 }
 
-// NewPackage makes an image for Linux, and the processors of this host, of a layer.
-func NewPackage(about About, layer PackedLayer) (*Package, error) {
-	c := packedConfig{Created: about.Created, Architecture: runtime.GOARCH, OS: "linux"}
-	of := about.Config
+// NewPackage makes an image for Linux, and the processors of this host, of a layer. The comment on
+// it is for people.
+func NewPackage(of Config, comment string, layer PackedLayer) (*Package, error) {
+	c := packedConfig{Created: of.Created, Architecture: runtime.GOARCH, OS: "linux"}
 	c.Config.User, c.Config.Env, c.Config.Entrypoint, c.Config.Cmd = of.User, of.Env, of.Entrypoint, of.Cmd
 	c.Config.WorkingDir, c.Config.Labels, c.Config.StopSignal = of.WorkingDir, of.Labels, of.StopSignal
 	c.Config.ExposedPorts, c.Config.Volumes = set(of.ExposedPorts), set(of.Volumes)
 	c.RootFS.Type, c.RootFS.DiffIDs = "layers", []string{layer.diffID}
-	c.History = []packedHistory{{Created: about.Created, CreatedBy: "smolvm", Comment: about.Comment}}
+	c.History = []packedHistory{{Created: of.Created, CreatedBy: "smolvm", Comment: comment}}
 	p := &Package{layer: layer}
 	var err error
 	if p.config, err = json.Marshal(c); err != nil {

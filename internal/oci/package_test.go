@@ -34,25 +34,25 @@ func packageOf(t testing.TB, seed uint64, size int) *Package {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := NewPackage(packedAbout(), layer)
+	p, err := NewPackage(packedImage(), "a comment", layer)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p
 }
 
-func packedAbout() About {
-	return About{Comment: "a comment", Created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Config: Config{
+func packedImage() Config {
+	return Config{
+		Created:    time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
 		Entrypoint: []string{"/entry"}, Cmd: []string{"a", "b"}, Env: []string{"A=1", "B=x y"}, WorkingDir: "/srv", User: "web",
 		ExposedPorts: []string{"80/tcp", "53/udp"}, StopSignal: "SIGINT", Labels: map[string]string{"l": "v"}, Volumes: []string{"/data"},
-	}}
+	}
 }
 
 // wantPackage checks that an image is the package.
 func wantPackage(t *testing.T, image *Image, p *Package) {
 	t.Helper()
-	want := packedAbout().Config
-	want.Created = packedAbout().Created
+	want := packedImage()
 	want.ExposedPorts = []string{"53/udp", "80/tcp"}
 	if !reflect.DeepEqual(image.Config, want) {
 		t.Errorf("it says %+v, not %+v", image.Config, want)

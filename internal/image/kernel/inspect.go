@@ -96,7 +96,7 @@ func BuiltIn(vmlinux []byte, drivers map[string]string) (*Modules, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Modules{files: map[string]string{}, builtin: map[string]bool{}, needs: map[string][]string{}}
+	m := newModules("")
 	options := map[string]bool{}
 	for line := range strings.Lines(string(config)) {
 		if option, on := strings.CutSuffix(strings.TrimSpace(line), "=y"); on {

@@ -34,9 +34,13 @@ type Modules struct {
 	magic   map[string]string   // by name: the version of the kernel that it is for, if it was read
 }
 
+func newModules(dir string) *Modules {
+	return &Modules{dir: dir, files: map[string]string{}, builtin: map[string]bool{}, needs: map[string][]string{}, magic: map[string]string{}}
+}
+
 // OpenModules finds the modules in dir, a kernel's /lib/modules/VERSION.
 func OpenModules(dir string) (*Modules, error) {
-	m := &Modules{dir: dir, files: map[string]string{}, builtin: map[string]bool{}, needs: map[string][]string{}, magic: map[string]string{}}
+	m := newModules(dir)
 	builtin, err := os.ReadFile(filepath.Join(dir, "modules.builtin"))
 	if err != nil {
 		return nil, fmt.Errorf("read list of built-in modules: %w", err)

@@ -95,17 +95,30 @@ func (a *archiver) writeOther(n *inode) error {
 	return a.write(n, nil)
 }
 
-// types are those of an archive.
-var types = map[uint32]byte{
-	ext4.TypeDirectory: tar.TypeDir, ext4.TypeRegular: tar.TypeReg, ext4.TypeSymlink: tar.TypeSymlink,
-	ext4.TypeCharacter: tar.TypeChar, ext4.TypeBlock: tar.TypeBlock, ext4.TypeFIFO: tar.TypeFifo,
+// archiveType is what an archive calls a type of an inode, or 0 if it has none for it.
+func archiveType(kind uint32) byte {
+	switch kind {
+	case ext4.TypeDirectory:
+		return tar.TypeDir
+	case ext4.TypeRegular:
+		return tar.TypeReg
+	case ext4.TypeSymlink:
+		return tar.TypeSymlink
+	case ext4.TypeCharacter:
+		return tar.TypeChar
+	case ext4.TypeBlock:
+		return tar.TypeBlock
+	case ext4.TypeFIFO:
+		return tar.TypeFifo
+	}
+	return 0
 }
 
 // write writes an entry with the contents that r has, and one for each other name.
 func (a *archiver) write(n *inode, r io.Reader) error {
 	names := a.names[n]
 	h := &tar.Header{
-		Format: tar.FormatPAX, Typeflag: types[n.kind()], Name: relative(names[0]), Mode: int64(n.mode &^ ext4.TypeMask),
+		Format: tar.FormatPAX, Typeflag: archiveType(n.kind()), Name: relative(names[0]), Mode: int64(n.mode &^ ext4.TypeMask),
 		Uid: int(n.uid), Gid: int(n.gid), Size: n.size, ModTime: n.modified, Linkname: n.target,
 		Devmajor: int64(n.device.Major), Devminor: int64(n.device.Minor),
 	}
