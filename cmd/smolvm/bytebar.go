@@ -35,9 +35,7 @@ func (b *byteBar) report(done, total int64) {
 		return
 	}
 	b.drawn = now
-	text := barText(b.what, done, total, now.Sub(b.began))
-	// The last column stays free: a line that is full makes some terminals begin another.
-	b.line.say(cut(text, columnsOf(b.line.out)-1))
+	b.line.say(sizeOf(b.line.out).fit(barText(b.what, done, total, now.Sub(b.began))))
 }
 
 func (b *byteBar) clear() { b.line.clear() }
@@ -52,14 +50,20 @@ func barText(what string, done, total int64, took time.Duration) string {
 	if total <= 0 {
 		return fmt.Sprintf("%s  %s  %s", size(done), pace, what)
 	}
-	part := float64(done) / float64(total)
-	full := int(part * barCells)
-	text := fmt.Sprintf("[%s%s] %3.0f%%  %s of %s  %s", strings.Repeat("#", full), strings.Repeat(".", barCells-full),
-		100*part, size(done), size(total), pace)
+	text := fmt.Sprintf("%s %3.0f%%  %s of %s  %s", bar(done, total), 100*float64(done)/float64(total), size(done), size(total), pace)
 	if rate > 0 {
 		text += "  " + clock(time.Duration(float64(total-done)/rate*float64(time.Second))) + " left"
 	}
 	return text + "  " + what
+}
+
+// bar is how much is done of a total, which is 0 if it is not known.
+func bar(done, total int64) string {
+	full := 0
+	if total > 0 {
+		full = int(done * barCells / total)
+	}
+	return "[" + strings.Repeat("#", full) + strings.Repeat(".", barCells-full) + "]"
 }
 
 // clock is a duration for people, such as "1:05" or "2:00:00".

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -28,11 +27,7 @@ const (
 
 // show shows how far something has come, and the layers that are fetched for it.
 func (l *progressLine) show(p smolvm.Progress) {
-	size := terminalSize{80, 24}
-	if tty, ok := l.out.(*os.File); ok && l.enabled {
-		size = sizeOf(tty)
-	}
-	l.draw(progressText(p, size))
+	l.draw(progressText(p, sizeOf(l.out)))
 }
 
 // say shows what is being done.
@@ -98,8 +93,7 @@ func progressText(p smolvm.Progress, size terminalSize) []string {
 		lines = append(lines, layerText(layer))
 	}
 	for i, line := range lines {
-		// The last column stays free: a line that is full makes some terminals begin another.
-		lines[i] = cut(line, size.columns-1)
+		lines[i] = size.fit(line)
 	}
 	return lines
 }
@@ -115,10 +109,5 @@ func layerText(l smolvm.LayerProgress) string {
 	if isFetched(l) {
 		done = l.Total
 	}
-	full := 0
-	if l.Total > 0 {
-		full = int(done * barCells / l.Total)
-	}
-	return fmt.Sprintf("%s [%s%s] %-11s %s of %s", id[:min(shortID, len(id))],
-		strings.Repeat("#", full), strings.Repeat(".", barCells-full), l.State, size(done), size(l.Total))
+	return fmt.Sprintf("%s %s %-11s %s of %s", id[:min(shortID, len(id))], bar(done, l.Total), l.State, size(done), size(l.Total))
 }

@@ -81,19 +81,16 @@ func lendTerminal(ctx context.Context, tty *os.File, size terminalSize, cmd term
 // terminalSize is how many characters a terminal shows.
 type terminalSize struct{ columns, rows int }
 
-// sizeOf returns the size of a terminal, or the usual one if it does not know its own.
-func sizeOf(tty *os.File) terminalSize {
-	columns, rows, err := term.GetSize(int(tty.Fd()))
-	if err != nil || columns <= 0 || rows <= 0 {
-		return terminalSize{80, 24}
+// sizeOf returns the size of a terminal, or the usual one if it does not know its own, or is none.
+func sizeOf(out any) terminalSize {
+	if tty, ok := out.(*os.File); ok {
+		if columns, rows, err := term.GetSize(int(tty.Fd())); err == nil && columns > 0 && rows > 0 {
+			return terminalSize{columns, rows}
+		}
 	}
-	return terminalSize{columns, rows}
+	return terminalSize{80, 24}
 }
 
-// columnsOf is how many characters a line of a terminal has; without one it does not matter.
-func columnsOf(out any) int {
-	if tty, ok := out.(*os.File); ok {
-		return sizeOf(tty).columns
-	}
-	return terminalSize{80, 24}.columns
-}
+// fit returns the beginning of a line that fits on the terminal. The last column stays free: a line
+// that is full makes some terminals begin another.
+func (s terminalSize) fit(line string) string { return cut(line, s.columns-1) }
