@@ -17,6 +17,11 @@ func openEntry(dir int, name string) (int, *unix.Stat_t, error) {
 	if err != nil {
 		return -1, nil, err
 	}
+	return withStat(fd)
+}
+
+// withStat returns what was opened, with what it is, or closes it.
+func withStat(fd int) (int, *unix.Stat_t, error) {
 	var stat unix.Stat_t
 	if err := unix.Fstat(fd, &stat); err != nil {
 		_ = unix.Close(fd)

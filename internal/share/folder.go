@@ -78,13 +78,11 @@ func (f *Folder) begin() (int, *unix.Stat_t, error) {
 	if err != nil {
 		return -1, nil, err
 	}
-	var stat unix.Stat_t
-	if err := unix.Fstat(fd, &stat); err != nil {
-		_ = unix.Close(fd)
-		return -1, nil, err
+	fd, stat, err := withStat(fd)
+	if err == nil {
+		f.sessions.Add(1)
 	}
-	f.sessions.Add(1)
-	return fd, &stat, nil
+	return fd, stat, err
 }
 
 // Close ends the sharing, once the sessions have ended: whoever calls it has closed their
