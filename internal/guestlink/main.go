@@ -7,7 +7,6 @@ import (
 	"syscall"
 
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/guestapi"
 )
@@ -28,17 +27,8 @@ type Main struct {
 // what is returned then. The error is a *StartError if the guest cannot start it.
 func (l *Link) Main(ctx context.Context, wanted guestapi.Main) (*Main, error) {
 	program := wanted.Exec.Argv[0]
-	op := fmt.Sprintf("start %q in guest", program)
-	payload := guestapi.Encode(&wanted)
-	if len(payload) > guestapi.MaxPayload {
-		return nil, fmt.Errorf("%s: %w: at most %d bytes", op, unix.E2BIG, guestapi.MaxPayload)
-	}
-	channel, requests, err := l.open(ctx, op, l.conn, guestapi.ChannelMain, payload)
-	var refusal *ssh.OpenChannelError
-	switch {
-	case errors.As(err, &refusal):
-		return nil, &StartError{Program: program, Err: refused(op, []byte(refusal.Message))}
-	case err != nil:
+	channel, requests, err := l.openToStart(ctx, guestapi.ChannelMain, program, guestapi.Encode(&wanted))
+	if err != nil {
 		return nil, err
 	}
 	m := &Main{channel: channel, done: make(chan struct{})}
@@ -56,7 +46,7 @@ func (l *Link) Main(ctx context.Context, wanted guestapi.Main) (*Main, error) {
 		}
 	case <-ctx.Done():
 		_ = m.Close() // nobody waits for it
-		return nil, fmt.Errorf("%s: %w", op, ctx.Err())
+		return nil, fmt.Errorf("start %q in guest: %w", program, ctx.Err())
 	}
 }
 

@@ -55,23 +55,28 @@ func (l *Link) Start(ctx context.Context, e guestapi.Exec, stdin io.Reader, stdo
 	if len(e.Argv) > 0 {
 		program = e.Argv[0]
 	}
-	op := fmt.Sprintf("start %q in guest", program)
 	e.Stdin = stdin != nil
-	payload := guestapi.Encode(&e)
-	if len(payload) > guestapi.MaxPayload {
-		return nil, fmt.Errorf("%s: %w: at most %d bytes", op, unix.E2BIG, guestapi.MaxPayload)
-	}
-	channel, requests, err := l.open(ctx, op, l.conn, guestapi.ChannelExec, payload)
-	var refusal *ssh.OpenChannelError
-	switch {
-	case errors.As(err, &refusal):
-		return nil, &StartError{Program: program, Err: refused(op, []byte(refusal.Message))}
-	case err != nil:
+	channel, requests, err := l.openToStart(ctx, guestapi.ChannelExec, program, guestapi.Encode(&e))
+	if err != nil {
 		return nil, err
 	}
 	p := &Process{channel: channel, ctx: ctx, done: make(chan struct{})}
 	go p.run(l, requests, stdin, stdout, stderr)
 	return p, nil
+}
+
+// openToStart opens the channel of a program that the guest starts. The error is a *StartError if
+// it cannot.
+func (l *Link) openToStart(ctx context.Context, kind, program string, payload []byte) (ssh.Channel, <-chan *ssh.Request, error) {
+	op := fmt.Sprintf("start %q in guest", program)
+	if len(payload) > guestapi.MaxPayload {
+		return nil, nil, fmt.Errorf("%s: %w: at most %d bytes", op, unix.E2BIG, guestapi.MaxPayload)
+	}
+	channel, requests, err := l.open(ctx, op, l.conn, kind, payload)
+	if refusal, ok := errors.AsType[*ssh.OpenChannelError](err); ok {
+		return nil, nil, &StartError{Program: program, Err: refused(op, []byte(refusal.Message))}
+	}
+	return channel, requests, err
 }
 
 // Wait returns how the command ended, once all that it wrote itself is written. A
