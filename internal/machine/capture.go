@@ -53,8 +53,6 @@ func (h *Host) flatten(ctx context.Context, disk string, img *image.Image) error
 // Capture makes a copy of the VM as it is now, in the directory of a draft: its disk and, if it
 // runs, or was suspended, its memory. A VM that runs stands still for a moment and goes on.
 func (v *VM) Capture(ctx context.Context, dir string) error {
-	v.life.Lock()
-	defer v.life.Unlock()
 	return v.copyTo(ctx, dir, true)
 }
 
@@ -62,13 +60,13 @@ func (v *VM) Capture(ctx context.Context, dir string) error {
 // runs writes out what it has, and goes on all the time. The error wraps ErrNotWritten if part of
 // what it wrote is in its memory only.
 func (v *VM) CaptureDisk(ctx context.Context, dir string) error {
-	v.life.Lock()
-	defer v.life.Unlock()
 	return v.copyTo(ctx, dir, false)
 }
 
-// copyTo makes a copy of the VM, with its memory or of its disk alone. The caller holds v.life.
+// copyTo makes a copy of the VM, with its memory or of its disk alone.
 func (v *VM) copyTo(ctx context.Context, dir string, memory bool) error {
+	v.life.Lock()
+	defer v.life.Unlock()
 	claim, r, err := v.own(ctx)
 	if err == nil {
 		err = v.capture(ctx, claim, r, dir, memory)

@@ -235,7 +235,7 @@ func (v *VM) Retire() (retired bool, err error) {
 		return false, nil
 	}
 	v.mu.Lock()
-	coming := v.revival
+	coming := v.revival // only now: a run that ends by itself says what is to come
 	v.mu.Unlock()
 	if coming != nil {
 		return false, nil
