@@ -3,14 +3,12 @@ package guestlink
 import (
 	"context"
 	"errors"
-	"os"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/guestapi"
 	"github.com/smolvm/smolvm/internal/guestapi/wire"
@@ -36,14 +34,7 @@ func TestMainProcess(t *testing.T) {
 	p := startGuest(t, system)
 	l := dial(t, p)
 	order := t.TempDir() + "/order"
-	if err := unix.Mkfifo(order, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	fifo, err := os.OpenFile(order, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer fifo.Close()
+	fifo := makeFIFO(t, order)
 
 	first := haveMain(t, l, mainOf("a", "", "echo started; read line <"+order+"; echo $line; exit 3"))
 	if b := first.Begun(); b.ID != "a" || b.PID == 0 || b.Started.IsZero() || !b.Ended.IsZero() {

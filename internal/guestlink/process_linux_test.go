@@ -177,38 +177,40 @@ func kill(t *testing.T, pid string) {
 	}
 }
 
+// makeFIFO makes a named pipe, which is open for both directions until the test ends.
+func makeFIFO(t *testing.T, path string) *os.File {
+	t.Helper()
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
 // A server that is left in the background does not hold its command, and lives on
 // though it logs far more than a pipe holds.
 func TestExecBackground(t *testing.T) {
 	l := newLink(t)
 	dir := t.TempDir()
-	var fifos [2]*os.File // order and answer
-	for i, name := range []string{"order", "answer"} {
-		path := filepath.Join(dir, name)
-		if err := unix.Mkfifo(path, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		f, err := os.OpenFile(path, os.O_RDWR, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		fifos[i] = f
-	}
+	order, answers := makeFIFO(t, filepath.Join(dir, "order")), makeFIFO(t, filepath.Join(dir, "answer"))
 	server := "{ read line <order; head -c 1000000 /dev/zero; head -c 1000000 /dev/zero >&2; echo lives >answer; }"
 	e := sh(server + " & echo started")
 	e.Dir = dir
 	if r := run(t, l, e, nil); r.stdout.String() != "started\n" {
 		t.Fatalf("got %q", &r.stdout)
 	}
-	if _, err := fifos[0].WriteString("go\n"); err != nil {
+	if _, err := order.WriteString("go\n"); err != nil {
 		t.Fatal(err)
 	}
-	if err := fifos[1].SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := answers.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	answer := make([]byte, 6)
-	if _, err := io.ReadFull(fifos[1], answer); err != nil || string(answer) != "lives\n" {
+	if _, err := io.ReadFull(answers, answer); err != nil || string(answer) != "lives\n" {
 		t.Errorf("the server in the background answers %q, %v", answer, err)
 	}
 }

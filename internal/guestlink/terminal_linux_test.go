@@ -5,12 +5,9 @@ import (
 	"errors"
 	"io"
 	"math"
-	"os"
 	"strings"
 	"syscall"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/guestapi"
 )
@@ -181,14 +178,7 @@ func TestExecDetach(t *testing.T) {
 	l := dial(t, p)
 	ctx, cancel := context.WithCancel(t.Context())
 	order := t.TempDir() + "/order"
-	if err := unix.Mkfifo(order, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	fifo, err := os.OpenFile(order, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer fifo.Close()
+	fifo := makeFIFO(t, order)
 	e := sh("echo started; read line <" + order + "; echo $line; (while kill -0 $$; do :; done 2>&-; echo left >&2) & exit 3")
 	e.Detach = true
 	process, err := l.Start(ctx, e, nil, nil, nil)

@@ -71,14 +71,20 @@ func wantNoSecret(t *testing.T, text string) {
 	}
 }
 
-func TestPasswords(t *testing.T) {
+// startGuarded starts a registry that wants a password.
+func startGuarded(t *testing.T) *server {
+	t.Helper()
 	hash, err := bcrypt.GenerateFromPassword([]byte(secret), bcrypt.MinCost)
 	if err != nil {
 		t.Fatal(err)
 	}
 	passwords := filepath.Join(t.TempDir(), "htpasswd")
 	writeFile(t, passwords, fmt.Appendf(nil, "%s:%s\n", user, hash))
-	s := startServer(t, fmt.Sprintf("auth: {htpasswd: {realm: test, path: %s}}\n", passwords))
+	return startServer(t, fmt.Sprintf("auth: {htpasswd: {realm: test, path: %s}}\n", passwords))
+}
+
+func TestPasswords(t *testing.T) {
+	s := startGuarded(t)
 	l := layer(t, 1, 1000)
 	s.push(t, "app:v1", imageOf(t, "linux/amd64", l), remote.WithAuth(&authn.Basic{Username: user, Password: secret}))
 	for name, path := range map[string]func(home string) string{

@@ -15,8 +15,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"golang.org/x/crypto/bcrypt"
 )
 
 // packageOf makes a package with a layer of a file of so many bytes.
@@ -264,17 +262,11 @@ func TestPushStalls(t *testing.T) {
 }
 
 func TestPushAccess(t *testing.T) {
-	hash, err := bcrypt.GenerateFromPassword([]byte(secret), bcrypt.MinCost)
-	if err != nil {
-		t.Fatal(err)
-	}
-	passwords := filepath.Join(t.TempDir(), "htpasswd")
-	writeFile(t, passwords, fmt.Appendf(nil, "%s:%s\n", user, hash))
-	s := startServer(t, fmt.Sprintf("auth: {htpasswd: {realm: test, path: %s}}\n", passwords))
+	s := startGuarded(t)
 	p, puller, home := packageOf(t, 1, 1000), newPuller(t), atHome(t)
 	puller.Keychain = nil
 	ref := mustReference(t, s.Addr+"/app:v1")
-	_, err = Push(t.Context(), p, ref, puller.Options)
+	_, err := Push(t.Context(), p, ref, puller.Options)
 	wantError(t, err, ErrAccess, "does not take app", "docker login "+s.Addr)
 	logIn(t, filepath.Join(home, ".docker/config.json"), s.Addr, wrong)
 	_, err = Push(t.Context(), p, ref, puller.Options)
