@@ -66,7 +66,8 @@ func dataDir(t testing.TB, names ...string) string {
 	}
 	for _, name := range names {
 		claim, err := s.Create(t.Context(), store.Record{
-			Name: name, Created: time.Now().UTC(), Image: "debian", ImageID: "0123", MemoryMiB: 512, CPUs: 1, Network: "none",
+			Name: name, Created: time.Now().UTC(),
+			Design: store.Design{Image: "debian", ImageID: "0123", MemoryMiB: 512, CPUs: 1, Network: "none"},
 		})
 		if err != nil {
 			t.Fatal(err)

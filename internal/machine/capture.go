@@ -132,8 +132,7 @@ func (v *VM) capture(ctx context.Context, claim *store.Claim, r *run, dir string
 	}
 	return store.WriteSnapshot(dir, store.Snapshot{
 		VM: rec.Name, Created: time.Now().UTC(), Running: memory && (running || rec.Saved != ""),
-		Image: rec.Image, ImageID: rec.ImageID, MemoryMiB: rec.MemoryMiB, CPUs: rec.CPUs, DiskSize: rec.DiskSize,
-		Disks: rec.Disks, Env: rec.Env, Network: rec.Network, Shares: rec.Shares, Conduct: rec.Conduct,
+		Design: rec.Design,
 	})
 }
 

@@ -48,9 +48,9 @@ func TestImages(t *testing.T) {
 	makeImage(t, h.store.Images(), "mine", "1", day(1))
 	makeImage(t, h.store.Images(), "mine", "2", day(2))
 	makeImage(t, shared, "debian", "3", day(3))
-	makeVM(t, h, store.Record{Name: "a", Image: "mine", ImageID: "1"})
-	makeVM(t, h, store.Record{Name: "b", Image: "mine", ImageID: "1"})
-	makeVM(t, h, store.Record{Name: "c", Image: "debian", ImageID: "3"})
+	makeVM(t, h, store.Record{Name: "a", Design: store.Design{Image: "mine", ImageID: "1"}})
+	makeVM(t, h, store.Record{Name: "b", Design: store.Design{Image: "mine", ImageID: "1"}})
+	makeVM(t, h, store.Record{Name: "c", Design: store.Design{Image: "debian", ImageID: "3"}})
 	wantImages(t, h, "debian/3 current shared c", "mine/2 current", "mine/1 a b")
 
 	info, err := h.Pull(t.Context(), "debian")
@@ -78,7 +78,7 @@ func TestRemoveImage(t *testing.T) {
 	makeImage(t, h.store.Images(), "mine", "1", day(1))
 	makeImage(t, h.store.Images(), "mine", "2", day(2))
 	makeImage(t, shared, "debian", "3", day(3))
-	claim := claimVM(t, h, store.Record{Name: "a", Image: "mine", ImageID: "1"})
+	claim := claimVM(t, h, store.Record{Name: "a", Design: store.Design{Image: "mine", ImageID: "1"}})
 	for name, want := range map[string]error{"mine": ErrImageInUse, "debian": ErrImageShared, "unknown": image.ErrNotFound, "../x": image.ErrInvalidName} {
 		if err := h.RemoveImage(t.Context(), name); !errors.Is(err, want) {
 			t.Errorf("%s: %v, want %v", name, err, want)

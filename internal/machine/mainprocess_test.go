@@ -87,7 +87,7 @@ func TestMainOf(t *testing.T) {
 	began, ended, code := time.Unix(1, 0), time.Unix(2, 0), 3
 	command := []string{"serve"}
 	record := func(m *store.MainRun) store.Record {
-		return store.Record{Conduct: store.Conduct{Main: command}, MainRun: m, Restarts: 1}
+		return store.Record{Design: store.Design{Conduct: store.Conduct{Main: command}}, MainRun: m, Restarts: 1}
 	}
 	for name, c := range map[string]struct {
 		rec  store.Record

@@ -75,11 +75,11 @@ func TestPrune(t *testing.T) {
 	}
 	defer disk.Close() //nolint:errcheck // only open
 
-	makeVM(t, h, store.Record{Name: "created", Image: "mine", ImageID: "2"})
-	makeVM(t, h, store.Record{Name: "stopped", Image: "old", ImageID: "1", Started: day(1)})
-	makeVM(t, h, store.Record{Name: "crashed", Image: "old", ImageID: "1", Run: &store.Run{}})
-	claimVM(t, h, store.Record{Name: "owned", Image: "mine", ImageID: "1"})
-	orphan := claimVM(t, h, store.Record{Name: "orphan", Image: "debian", ImageID: "1", Run: &store.Run{Detached: true}})
+	makeVM(t, h, store.Record{Name: "created", Design: store.Design{Image: "mine", ImageID: "2"}})
+	makeVM(t, h, store.Record{Name: "stopped", Design: store.Design{Image: "old", ImageID: "1"}, Started: day(1)})
+	makeVM(t, h, store.Record{Name: "crashed", Design: store.Design{Image: "old", ImageID: "1"}, Run: &store.Run{}})
+	claimVM(t, h, store.Record{Name: "owned", Design: store.Design{Image: "mine", ImageID: "1"}})
+	orphan := claimVM(t, h, store.Record{Name: "orphan", Design: store.Design{Image: "debian", ImageID: "1"}, Run: &store.Run{Detached: true}})
 	run, err := orphan.RunLock(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -147,7 +147,7 @@ func TestPruneGoesOn(t *testing.T) {
 	fakeGuest(t)
 	h, _ := newTestHost(t)
 	makeImage(t, h.store.Images(), "mine", "1", day(1))
-	makeVM(t, h, store.Record{Name: "stopped", Image: "mine", ImageID: "1", Started: time.Now()})
+	makeVM(t, h, store.Record{Name: "stopped", Design: store.Design{Image: "mine", ImageID: "1"}, Started: time.Now()})
 	damage(t, h, "broken")
 	for _, dryRun := range []bool{true, false} {
 		got, err := pruned(t, h, PruneOptions{DryRun: dryRun})

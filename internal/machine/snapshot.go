@@ -108,11 +108,8 @@ func (h *Host) CreateFrom(ctx context.Context, snap store.Snapshot, spec Spec) (
 	if err := checkEnv(spec.Env); err != nil {
 		return nil, err
 	}
-	rec := store.Record{
-		Name: spec.Name, Image: snap.Image, ImageID: snap.ImageID, MemoryMiB: snap.MemoryMiB, CPUs: snap.CPUs,
-		DiskSize: snap.DiskSize, Disks: snap.Disks, Env: slices.Concat(snap.Env, spec.Env), Network: snap.Network, Ephemeral: !spec.Keep,
-		Shares: snap.Shares, Conduct: snap.Conduct, Copied: true, MachineID: newMachineID(),
-	}
+	rec := store.Record{Name: spec.Name, Design: snap.Design, Ephemeral: !spec.Keep, Copied: true, MachineID: newMachineID()}
+	rec.Env = slices.Concat(snap.Env, spec.Env)
 	v, err := h.claimNew(ctx, rec, generated)
 	if err != nil {
 		return nil, err
@@ -213,9 +210,7 @@ func (v *VM) revert(ctx context.Context, claim *store.Claim, r *run, snap store.
 		return err
 	}
 	err = takeCopy(claim, snap, func(rec *store.Record) {
-		rec.Image, rec.ImageID, rec.MemoryMiB, rec.CPUs = snap.Image, snap.ImageID, snap.MemoryMiB, snap.CPUs
-		rec.DiskSize, rec.Disks, rec.Env, rec.Network, rec.Shares = snap.DiskSize, snap.Disks, snap.Env, snap.Network, snap.Shares
-		rec.Conduct, rec.MainRun = snap.Conduct, nil
+		rec.Design, rec.MainRun = snap.Design, nil
 	})
 	release()
 	if err == nil {

@@ -76,12 +76,11 @@ func (h *Host) Create(ctx context.Context, spec Spec) (*VM, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err := h.claimNew(ctx, store.Record{
-		Conduct: conduct,
-		Name:    spec.Name, Image: img.Name, ImageID: img.ID, MemoryMiB: spec.MemoryMiB, CPUs: spec.CPUs,
-		DiskSize: spec.DiskSize, Disks: spec.Disks, Env: spec.Env, Network: string(spec.Network), Ephemeral: !spec.Keep,
-		Shares: spec.Shares,
-	}, generated)
+	design := store.Design{
+		Image: img.Name, ImageID: img.ID, MemoryMiB: spec.MemoryMiB, CPUs: spec.CPUs, DiskSize: spec.DiskSize, Disks: spec.Disks,
+		Env: spec.Env, Network: string(spec.Network), Shares: spec.Shares, Conduct: conduct,
+	}
+	v, err := h.claimNew(ctx, store.Record{Name: spec.Name, Design: design, Ephemeral: !spec.Keep}, generated)
 	if err != nil {
 		return nil, err
 	}

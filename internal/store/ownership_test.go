@@ -113,7 +113,7 @@ func TestOrphan(t *testing.T) {
 
 func TestRename(t *testing.T) {
 	s := newStore(t)
-	c := create(t, s, Record{Name: "old", MemoryMiB: 9})
+	c := create(t, s, Record{Name: "old", Design: Design{MemoryMiB: 9}})
 	create(t, s, Record{Name: "taken"})
 	if err := c.Rename(t.Context(), "taken"); !errors.Is(err, ErrExists) {
 		t.Errorf("to a name that is taken: %v", err)
@@ -168,8 +168,9 @@ func TestMigrateFrom1(t *testing.T) {
 	created := time.Date(2026, 11, 1, 10, 0, 0, 0, time.UTC)
 	got, err := parseRecord([]byte(old))
 	want := Record{
-		Version: recordVersion, Name: "web", Created: created, Image: "debian", ImageID: "0123", MemoryMiB: 512, CPUs: 1,
-		DiskSize: 8589934592, Env: []string{"A=1"}, Network: "auto", HostKey: []byte("key"), Started: created,
+		Version: recordVersion, Name: "web", Created: created, Design: Design{
+			Image: "debian", ImageID: "0123", MemoryMiB: 512, CPUs: 1, DiskSize: 8589934592, Env: []string{"A=1"}, Network: "auto",
+		}, HostKey: []byte("key"), Started: created,
 		Run: &Run{Network: "auto", Interface: &Interface{"smol3", 12}}, OwnerPID: 77,
 	}
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {

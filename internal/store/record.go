@@ -22,20 +22,10 @@ const recordFile = "record.json"
 // Record is what is kept of a VM. It says what the VM is and what was asked for
 // it, never what the kernel or the guest do at the moment.
 type Record struct {
-	Version   int       `json:"version"`
-	Name      string    `json:"name"`
-	Created   time.Time `json:"created"`
-	Image     string    `json:"image"`
-	ImageID   string    `json:"image_id"`
-	MemoryMiB int       `json:"memory_mib"`
-	CPUs      int       `json:"cpus"`
-	DiskSize  int64     `json:"disk_bytes"`
-	Disks     []Disk    `json:"disks,omitempty"` // besides its own
-	Env       []string  `json:"env,omitempty"`
-	Network   string    `json:"network"`
-	// Shares are the folders of the host that the guest has, in the order in which they are mounted.
-	Shares []SharedFolder `json:"shares,omitempty"`
-	Conduct
+	Version int       `json:"version"`
+	Name    string    `json:"name"`
+	Created time.Time `json:"created"`
+	Design
 	// MainRun is what became of the main process that was started last; nil: none was.
 	MainRun *MainRun `json:"main_run,omitempty"`
 	// Restarts counts how often the owner started the main process again, or the VM, since
@@ -63,6 +53,21 @@ type Record struct {
 	OwnerPID int `json:"owner_pid"`
 }
 
+// Design is what a VM is made of, and what was asked for it. Its copies have it too.
+type Design struct {
+	Image     string   `json:"image"`
+	ImageID   string   `json:"image_id"`
+	MemoryMiB int      `json:"memory_mib"`
+	CPUs      int      `json:"cpus"`
+	DiskSize  int64    `json:"disk_bytes"`
+	Disks     []Disk   `json:"disks,omitempty"` // besides its own
+	Env       []string `json:"env,omitempty"`
+	Network   string   `json:"network"`
+	// Shares are the folders of the host that the guest has, in the order in which they are mounted.
+	Shares []SharedFolder `json:"shares,omitempty"`
+	Conduct
+}
+
 // SharedFolder is a folder of the host that a guest has.
 type SharedFolder struct {
 	Host     string `json:"host"`  // absolute path
@@ -70,7 +75,7 @@ type SharedFolder struct {
 	ReadOnly bool   `json:"read_only,omitempty"`
 }
 
-// Conduct is what was asked for the course of a VM's life. Copies have it too.
+// Conduct is what was asked for the course of a VM's life.
 type Conduct struct {
 	// Main is the command that the owner runs whenever the VM starts, and with whose end the VM
 	// ends; empty: there is none.

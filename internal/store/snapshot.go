@@ -36,20 +36,7 @@ type Snapshot struct {
 	// Running tells that there is a saved machine. Else the copy boots from the disk.
 	Running bool `json:"running"`
 
-	// What the VM was made of, as in its Record.
-
-	Image     string   `json:"image"`
-	ImageID   string   `json:"image_id"`
-	MemoryMiB int      `json:"memory_mib"`
-	CPUs      int      `json:"cpus"`
-	DiskSize  int64    `json:"disk_bytes"`
-	Disks     []Disk   `json:"disks,omitempty"` // none that the VM could write to
-	Env       []string `json:"env,omitempty"`
-	Network   string   `json:"network"`
-
-	Shares []SharedFolder `json:"shares,omitempty"`
-
-	Conduct
+	Design // the VM's; of Disks none that it could write to
 
 	// Dir is where it is, and Err says why it cannot be read: then only Name is set besides.
 	Dir string `json:"-"`

@@ -42,7 +42,7 @@ func TestSnapshots(t *testing.T) {
 	if copies, err := s.Copies(t.Context()); err != nil || len(copies) != 0 {
 		t.Errorf("a draft of which nothing is known: %v, %v", copies, err)
 	}
-	describe(t, d, Snapshot{VM: "web", Image: "debian", MemoryMiB: 256})
+	describe(t, d, Snapshot{VM: "web", Design: Design{Image: "debian", MemoryMiB: 256}})
 	if copies, err := s.Copies(t.Context()); err != nil || len(copies) != 1 || copies[0].Image != "debian" {
 		t.Errorf("a draft: %v, %v", copies, err)
 	}

@@ -63,7 +63,7 @@ func create(t *testing.T, s *Store, rec Record) *Claim {
 
 func TestCreateClaimRemove(t *testing.T) {
 	s := newStore(t)
-	c := create(t, s, Record{Name: "web", MemoryMiB: 512})
+	c := create(t, s, Record{Name: "web", Design: Design{MemoryMiB: 512}})
 
 	if _, err := s.Create(t.Context(), Record{Name: "web"}); !errors.Is(err, ErrExists) {
 		t.Errorf("second Create: got %v, want ErrExists", err)
