@@ -277,15 +277,15 @@ func (v *VM) watch(r *run) {
 	v.mu.Lock()
 	claim := v.claim
 	v.mu.Unlock()
-	releaseErr := r.release()
+	err := r.release()
 	if r.main != nil {
 		<-r.main.done // nothing is noted of it after the end
 	}
-	if err := releaseErr; err != nil {
+	if err != nil {
 		// The run stays on record: so whoever looks next, when this process is gone, settles it.
 		r.err = fmt.Errorf("release what VM held: %w", err)
 		r.log.Warn("could not release all that a VM held", "error", err)
-	} else if err := claim.Update(func(rec *store.Record) { rec.Run = nil }); err != nil {
+	} else if err = claim.Update(func(rec *store.Record) { rec.Run = nil }); err != nil {
 		r.log.Warn("could not note that the VM ended", "error", err)
 	}
 	v.mu.Lock()

@@ -51,7 +51,11 @@ func (v *VM) Start(ctx context.Context) error {
 		}
 	}
 	v.callOff() // it may have ended by itself in this moment
-	if err = claim.Update(func(rec *store.Record) { rec.Restarts = 0 }); err == nil {
+	// Only if there is something to set back: it waits for the disk.
+	if claim.Record().Restarts > 0 {
+		err = claim.Update(func(rec *store.Record) { rec.Restarts = 0 })
+	}
+	if err == nil {
 		err = v.start(ctx, claim)
 	}
 	if err != nil {
